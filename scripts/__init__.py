@@ -1,0 +1,1 @@
+"""What the make targets run: not part of the package."""

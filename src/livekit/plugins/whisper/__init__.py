@@ -1,0 +1,107 @@
+"""Whisper speech recognition on your own machines, for LiveKit Agents.
+
+    from livekit.plugins import silero, whisper
+
+    stt = whisper.ProviderFactory.create_stt(whisper.STTConfig(), vad=silero.VAD.load())
+
+See the README for the settings, and ARCHITECTURE.md for how it is built.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from livekit.agents import Plugin
+
+from . import models
+from .backend import Backend, Limits, LocalBackend
+from .cache import CacheEntry, CacheInfo
+from .config import STTConfig
+from .errors import (
+    AudioError,
+    BackendClosed,
+    ConfigError,
+    DeviceError,
+    DownloadError,
+    EngineError,
+    MissingExtraError,
+    ModelDamaged,
+    ModelError,
+    ModelNotFound,
+    WhisperError,
+)
+from .factory import InstanceKey, ProviderFactory
+from .log import logger
+from .stream import WhisperStreamAdapter
+from .stt import FasterWhisperSTT, WhisperSTT
+from .types import Audio, ModelKey, Segment, Transcript, Utterance, Word
+from .version import __version__
+
+if TYPE_CHECKING:
+    from livekit.agents import JobProcess
+
+__all__ = [
+    "Audio",
+    "AudioError",
+    "Backend",
+    "BackendClosed",
+    "CacheEntry",
+    "CacheInfo",
+    "ConfigError",
+    "DeviceError",
+    "DownloadError",
+    "EngineError",
+    "FasterWhisperSTT",
+    "InstanceKey",
+    "Limits",
+    "LocalBackend",
+    "MissingExtraError",
+    "ModelDamaged",
+    "ModelError",
+    "ModelKey",
+    "ModelNotFound",
+    "ProviderFactory",
+    "STTConfig",
+    "Segment",
+    "Transcript",
+    "Utterance",
+    "WhisperError",
+    "WhisperSTT",
+    "WhisperStreamAdapter",
+    "Word",
+    "__version__",
+    "prewarm",
+]
+
+
+def prewarm(proc: JobProcess | None = None) -> None:
+    """An `AgentServer(setup_fnc=…)`: starts loading the configured model, and returns at once.
+
+    The configuration is the environment's, as `STTConfig()` reads it.
+
+    Raises:
+        ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
+    """
+    ProviderFactory.cached_stt().prewarm()
+
+
+class WhisperPlugin(Plugin):
+    """LiveKit's handle on this package."""
+
+    def __init__(self) -> None:
+        super().__init__(__name__, __version__, __package__ or __name__, logger)
+
+    def download_files(self) -> None:
+        """Fetches the configured model, and its fallback's, unless they are here."""
+        config: STTConfig | None = STTConfig()
+        while config is not None:
+            if config.provider in ("faster-whisper", "whisper"):
+                key = config.model_key
+                models.resolve(key.engine, key.model, key.revision)
+            config = config.fallback
+
+
+# LiveKit accepts plugins from the main thread only; elsewhere there is nothing to register for.
+if threading.current_thread() is threading.main_thread():
+    Plugin.register_plugin(WhisperPlugin())

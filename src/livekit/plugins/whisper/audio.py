@@ -1,0 +1,204 @@
+"""Frames, PCM, or a file's bytes in any container → `Audio`, in memory.
+
+Decoding and resampling are FFmpeg's (through PyAV), the same for files and for frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import AudioError
+from .types import SAMPLE_RATE, WINDOW_SECONDS, Audio
+
+Samples = NDArray[np.float32]
+
+CUT_SEARCH_SECONDS = 8.0
+"""How far back from the end of a full window a quiet place to cut is looked for."""
+CUT_FRAME = SAMPLE_RATE // 10
+"""Samples over which loudness is measured when looking for a place to cut (0.1 s)."""
+
+
+class Frame(Protocol):
+    """What is used of a `livekit.rtc.AudioFrame`: interleaved signed 16-bit samples."""
+
+    @property
+    def data(self) -> memoryview: ...
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def num_channels(self) -> int: ...
+
+
+def from_frames(frames: Frame | Iterable[Frame]) -> Audio:
+    """Joins frames of one sample rate, mixes them down to mono and resamples to 16 kHz.
+
+    Raises:
+        AudioError: the frames differ in sample rate.
+    """
+    parts = list(frames) if isinstance(frames, Iterable) else [frames]
+    rates = {frame.sample_rate for frame in parts}
+    if not parts:
+        return Audio(np.zeros(0, np.float32))
+    if len(rates) > 1:
+        raise AudioError(
+            f"frames of different sample rates ({', '.join(map(str, sorted(rates)))} Hz) "
+            "in one utterance; resample them to one rate first"
+        )
+    mono = np.concatenate([_mono(frame) for frame in parts])
+    return from_pcm(mono, rates.pop())
+
+
+def from_pcm(samples: NDArray[np.int16], sample_rate: int) -> Audio:
+    """Mono signed 16-bit samples at any rate → `Audio`."""
+    if sample_rate == SAMPLE_RATE:
+        return Audio(samples.astype(np.float32) / 32768.0)
+    resampler = _resampler()
+    frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
+    frame.sample_rate = sample_rate
+    return Audio(_join([*_convert(resampler, frame), *_convert(resampler, None)]))
+
+
+def from_file(source: str | PathLike[str] | BinaryIO) -> Audio:
+    """Decodes a whole file, or a file object, in any container that FFmpeg reads.
+
+    Raises:
+        AudioError: it cannot be read, or has no audio in it.
+    """
+    return Audio(_join(blocks(source)))
+
+
+def probe(source: str | PathLike[str]) -> float | None:
+    """The duration in seconds that a file's header states, or None where it states none.
+
+    Raises:
+        AudioError: it cannot be read, or has no audio in it.
+    """
+    with _open(source) as (container, stream):
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        return container.duration / av.time_base if container.duration else None
+
+
+def blocks(source: str | PathLike[str] | BinaryIO) -> Iterator[Samples]:
+    """Decodes a file bit by bit: memory stays flat however long it is.
+
+    Yields:
+        Mono samples at 16 kHz, some thousands at a time.
+
+    Raises:
+        AudioError: it cannot be read, has no audio in it, or ends in the middle.
+    """
+    name = _name(source)
+    with _open(source) as (container, stream):
+        resampler = _resampler()
+        count = 0
+        try:
+            for frame in container.decode(stream):
+                for samples in _convert(resampler, frame):
+                    count += len(samples)
+                    yield samples
+            for samples in _convert(resampler, None):
+                count += len(samples)
+                yield samples
+        except av.FFmpegError as exc:
+            raise AudioError(
+                f"{name}: damaged after {count / SAMPLE_RATE:.1f} s ({exc.strerror}); "
+                "convert it again from its source, or cut it before that point"
+            ) from exc
+    if not count:
+        raise AudioError(f"{name}: has an audio track with no sound in it; is it complete?")
+
+
+def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
+    """Cuts a stream of samples into windows that Whisper takes at once.
+
+    A window is at most 30 s long and ends at the quietest 0.1 s of its last 8 s, so that no word
+    is cut where there is a pause. Nothing is lost and nothing is repeated.
+
+    Yields:
+        Where the window starts, in seconds, and the window.
+    """
+    limit = int(WINDOW_SECONDS * SAMPLE_RATE)
+    held: list[Samples] = []
+    size = done = 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        while size > limit:
+            buffer = np.concatenate(held)
+            cut = quietest_cut(buffer[:limit])
+            yield done / SAMPLE_RATE, Audio(buffer[:cut])
+            held, size, done = [buffer[cut:]], size - cut, done + cut
+    if size:
+        yield done / SAMPLE_RATE, Audio(np.concatenate(held))
+
+
+def quietest_cut(samples: Samples) -> int:
+    """The middle of the quietest 0.1 s near the end of `samples`, as an index into it."""
+    tail = samples[-int(CUT_SEARCH_SECONDS * SAMPLE_RATE) :]
+    frames = tail[: len(tail) // CUT_FRAME * CUT_FRAME].reshape(-1, CUT_FRAME)
+    # Ties go to the last one: with silence throughout, windows stay as long as they can be.
+    quietest = len(frames) - 1 - int(np.argmin(np.square(frames).mean(axis=1)[::-1]))
+    return len(samples) - len(tail) + quietest * CUT_FRAME + CUT_FRAME // 2
+
+
+def _mono(frame: Frame) -> NDArray[np.int16]:
+    data = np.frombuffer(frame.data, dtype=np.int16)
+    if frame.num_channels == 1:
+        return data
+    mixed: NDArray[np.int16] = data.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)
+    return mixed
+
+
+def _resampler() -> av.AudioResampler:
+    return av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+
+
+def _convert(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[Samples]:
+    return [out.to_ndarray()[0] for out in resampler.resample(frame)]
+
+
+def _join(parts: Iterable[Samples]) -> Samples:
+    arrays = list(parts)
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
+
+
+def _name(source: str | PathLike[str] | BinaryIO) -> str:
+    return str(source) if isinstance(source, (str, PathLike)) else "audio data"
+
+
+@contextmanager
+def _open(
+    source: str | PathLike[str] | BinaryIO,
+) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
+    name = _name(source)
+    if isinstance(source, (str, PathLike)):
+        path = Path(source)
+        if not path.exists():
+            raise AudioError(f"{name}: no such file")
+        if path.is_dir():
+            raise AudioError(f"{name}: is a folder; name the files in it")
+        if not path.stat().st_size:
+            raise AudioError(f"{name}: is empty (0 bytes)")
+        source = str(path)
+    try:
+        container = av.open(source, mode="r", metadata_errors="ignore")
+    except PermissionError as exc:
+        raise AudioError(f"{name}: may not be read; check its permissions") from exc
+    except (av.FFmpegError, OSError) as exc:
+        raise AudioError(
+            f"{name}: is not audio that FFmpeg knows, or is damaged ({exc.strerror}); "
+            "convert it to WAV, FLAC, MP3 or Ogg"
+        ) from exc
+    with container:
+        if not container.streams.audio:
+            raise AudioError(f"{name}: has no audio track")
+        yield container, container.streams.audio[0]

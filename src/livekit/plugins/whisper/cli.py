@@ -1,0 +1,254 @@
+"""The command `livekit-whisper`: transcribe files, manage models, look after the installation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from . import audio, doctor, models
+from .config import ExplicitConfig, STTConfig
+from .engines import ENGINES
+from .errors import AudioError, ConfigError, ModelNotFound, WhisperError
+from .factory import ProviderFactory
+from .formats import FORMATS, SUFFIXES
+from .stt import FasterWhisperSTT, WhisperSTT
+from .types import Audio, Transcript
+from .version import __version__
+
+app = typer.Typer(
+    help="Whisper on your own machines, for LiveKit Agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="List, fetch and check models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+_out = Console(soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+EngineOption = Annotated[str, typer.Option("--engine", "-e", help=f"One of: {', '.join(ENGINES)}.")]
+
+
+def main() -> None:
+    """Runs the command. A user's mistake ends in one line and a status other than 0."""
+    try:
+        app()
+    except WhisperError as exc:
+        _fail(exc)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` for instance, has had enough
+        sys.stderr.close()
+        sys.exit(141)
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Whisper on your own machines, for LiveKit Agents."""
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    # What fails is reported by the command itself, once.
+    logging.getLogger("livekit.plugins.whisper").disabled = not verbose
+    if version:
+        _out.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def transcribe(
+    files: Annotated[list[Path], typer.Argument(help="Audio or video, in any usual container.")],
+    form: Annotated[
+        str, typer.Option("--format", "-f", help=f"One of: {', '.join(FORMATS)}.")
+    ] = "text",
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="Write a file for each one there.")
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="faster-whisper or whisper.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A model reference.")] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", "-l", help="A code, or auto to detect it.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="transcribe, or translate (to English).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    compute_type: Annotated[str | None, typer.Option(help="Number format of the weights.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as many as cores.")] = None,
+    beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept; 1 is greedy.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text that the speech continues.")] = None,
+    hotwords: Annotated[str | None, typer.Option(help="Words to favour.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="Times of words (in JSON).")] = False,
+) -> None:
+    """Transcribe files. Settings that are left out come from the environment (STT_MODEL, …)."""
+    given = {
+        "provider": provider, "model": model, "language": language, "task": task,
+        "device": device, "compute_type": compute_type, "threads": threads,
+        "beam_size": beam_size, "prompt": prompt, "hotwords": hotwords,
+        "word_timestamps": words or None,
+    }  # fmt: skip
+    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    config = STTConfig(**settings)
+    if form not in FORMATS:
+        raise ConfigError(f"--format: {form!r}: allowed: {', '.join(FORMATS)}")
+    targets = _targets(files, form, output_dir)
+    stt = ProviderFactory.cached_stt(config)
+    if not isinstance(stt, (FasterWhisperSTT, WhisperSTT)):
+        raise ConfigError(
+            f"--provider: {config.provider!r} does not run here; allowed: faster-whisper, whisper"
+        )
+    if not asyncio.run(_transcribe_all(stt, files, targets, form)):
+        raise typer.Exit(1)
+
+
+@models_app.command("list")
+def list_models(engine: EngineOption = "faster-whisper") -> None:
+    """The names that an engine knows, and which of them are on this machine."""
+    _check_engine(engine)
+    for name in models.known_names(engine):
+        try:
+            size = models.resolve(engine, name, offline=True).size
+            _out.print(f"{name:22}{size / 2**20:8.0f} MiB  here")
+        except ModelNotFound:
+            _out.print(f"{name:22}{'':12}  not fetched")
+        except WhisperError as exc:
+            _out.print(f"{name:22}{'':12}  damaged: {exc}")
+
+
+@models_app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Model references.")],
+    engine: EngineOption = "faster-whisper",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,
+) -> None:
+    """Download models into the engine's usual cache, unless they are here."""
+    _check_engine(engine)
+    for name in names:
+        files = models.resolve(engine, name, revision)
+        _out.print(f"{name}: {files.path} ({files.size / 2**20:.0f} MiB)")
+
+
+@models_app.command()
+def check(
+    names: Annotated[list[str], typer.Argument(help="Model references.")],
+    engine: EngineOption = "faster-whisper",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Check a model's files, load it, and decode something with it. Downloads nothing."""
+    _check_engine(engine)
+    provider = "whisper" if engine == "openai-whisper" else engine
+    for name in names:
+        key = ExplicitConfig(provider=provider, model=name, device=device).model_key
+        report = doctor.check_model(key)
+        _out.print(f"{name}: {report}")
+
+
+@app.command("doctor")
+def run_doctor() -> None:
+    """Look over the installation, and say how to mend what is not right."""
+    findings = doctor.examine()
+    for finding in findings:
+        mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
+        _out.print(f"{mark[finding.state]}  {finding.subject}: ", end="")
+        _out.print(finding.fact, markup=False)
+        if finding.remedy:
+            _out.print(f"      → {finding.remedy}", markup=False)
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+async def _transcribe_all(
+    stt: FasterWhisperSTT | WhisperSTT, files: list[Path], targets: list[Path | None], form: str
+) -> bool:
+    """Transcribes one after the other; a file that fails does not stop the others."""
+    good = True
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    quiet = not _err.is_terminal
+    with Progress(*columns, console=_err, transient=True, disable=quiet) as progress:
+        for file, target in zip(files, targets, strict=True):
+            heard: list[Transcript] = []
+            try:
+                async for part in _parts(stt, file, progress):
+                    heard.append(part)  # noqa: PERF401 (kept when a later part fails)
+            except WhisperError as exc:
+                if not isinstance(exc, AudioError):
+                    raise
+                good = False
+                _fail(exc)
+                if not heard:
+                    continue
+            text = FORMATS[form](join(heard))
+            if target:
+                target.write_text(text, encoding="utf-8")
+                _err.print(f"{file} → {target}", markup=False)
+            else:
+                if len(files) > 1 and form != "json":
+                    print(f"==> {file} <==")  # noqa: T201
+                print(text, end="", flush=True)  # noqa: T201
+    return good
+
+
+async def _parts(stt: FasterWhisperSTT | WhisperSTT, file: Path, progress: Progress) -> Any:
+    total = await asyncio.to_thread(audio.probe, file)
+    task = progress.add_task(file.name, total=total)
+    windows: Iterator[tuple[float, Audio]] = audio.windows(audio.blocks(file))
+    language: str | None = None
+    while window := await asyncio.to_thread(next, windows, None):
+        start, sound = window
+        part = await stt.transcribe(sound, start=start, language=language)
+        progress.update(task, completed=start + sound.duration)
+        if part.text:
+            language = part.language  # a recording is in one language: the first one heard
+        yield part
+
+
+def join(parts: list[Transcript]) -> Transcript:
+    """Consecutive transcripts of one recording as one."""
+    spoken = [part for part in parts if part.segments]
+    segments = tuple(segment for part in spoken for segment in part.segments)
+    text = " ".join(part.text for part in spoken)
+    language = (spoken or parts)[0].language if parts else ""
+    weight = sum(len(part.text) for part in spoken)
+    confidence = sum(part.confidence * len(part.text) for part in spoken) / (weight or 1)
+    return Transcript(text, language, segments, confidence)
+
+
+def _targets(files: list[Path], form: str, folder: Path | None) -> list[Path | None]:
+    """Where each transcript goes: two files must not overwrite each other's."""
+    if folder is None:
+        return [None] * len(files)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output-dir: {folder} is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"--output-dir: {folder} cannot be made ({exc.strerror})") from exc
+    targets = [folder / (file.stem + SUFFIXES[form]) for file in files]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise ConfigError(f"--output-dir: two files would both be written to {target}")
+    return list(targets)
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine: {engine!r}: allowed: {', '.join(ENGINES)}")
+
+
+def _fail(exc: WhisperError) -> None:
+    _err.print(f"error: {exc}", markup=False, style="red")

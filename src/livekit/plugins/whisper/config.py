@@ -1,0 +1,306 @@
+"""`STTConfig`: read once from code, environment, `.env` or a file; yields frozen values."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+from .errors import ConfigError
+from .languages import language_code
+from .log import logger
+from .types import DecodeOptions, ModelKey, Task, Window
+
+PREFIX = "STT_"
+CONFIG_FILE = "STT_CONFIG"
+"""The environment variable that names a YAML or TOML file."""
+
+ComputeType = Literal[
+    "auto", "default", "int8", "int8_float32", "int8_float16", "int8_bfloat16",
+    "int16", "float16", "bfloat16", "float32",
+]  # fmt: skip
+
+_ENGINES = {"faster-whisper": "faster-whisper", "whisper": "openai-whisper"}
+_NOT_INHERITED = {"provider", "fallback", "model", "revision", "compute_type"}
+
+
+def _parse_language(value: object) -> object:
+    if isinstance(value, str):
+        if value.strip().lower() in ("", "auto", "detect", "none"):
+            return None
+        return language_code(value)
+    return value
+
+
+def _parse_fallback(value: object, info: ValidationInfo) -> object:
+    """A provider's name, a JSON object, a mapping or a config → a config that reads no environment.
+
+    A bare name takes over everything from the primary but what names the weights.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if not text:
+            return None
+        if text.startswith("{"):
+            value = json.loads(text)
+        else:
+            kept = {k: v for k, v in info.data.items() if k not in _NOT_INHERITED}
+            model = info.data.get("model", "")
+            if text in _ENGINES and not any(mark in model for mark in "/:\\"):
+                kept["model"] = model
+            value = {**kept, "provider": text}
+    if isinstance(value, Mapping):
+        return ExplicitConfig(**_without_prefix(value))
+    return value
+
+
+class STTConfig(BaseSettings):
+    """What to transcribe with. Every field can be set in code, else in the environment.
+
+    Sources, the first that has a value wins: arguments, `STT_*` environment variables, `.env` in
+    the working directory, the YAML or TOML file that `STT_CONFIG` names, the defaults below.
+
+    Raises:
+        ConfigError: a value is wrong; the message names the field, the value and what is allowed.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+        hide_input_in_errors=False,
+        protected_namespaces=(),
+    )
+
+    provider: str = Field(default="faster-whisper", min_length=1)
+    """`faster-whisper`, `whisper`, `openai`, or a registered name."""
+    model: str = Field(default="base", min_length=1)
+    """Known name, `owner/repo`, directory, `.pt` file, or `package:NAME/PATH`."""
+    language: Annotated[str | None, BeforeValidator(_parse_language)] = "en"
+    """A code or an English name; None or `auto`: detect it for each utterance."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    compute_type: ComputeType = "auto"
+    """Number format of the weights in memory."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub repository; None: the pinned one."""
+    task: Task = "transcribe"
+    """`transcribe`, or `translate` into English."""
+    beam_size: int = Field(default=1, ge=1, le=32)
+    """Hypotheses kept while decoding; 1 is greedy and fastest."""
+    prompt: str | None = None
+    """Text that the speech continues, which steers spelling and style."""
+    hotwords: str | None = None
+    """Words to favour (faster-whisper only)."""
+    word_timestamps: bool = False
+    """Whether transcripts carry the time of each word."""
+    window: Window = "full"
+    """Audio that the encoder sees for a short utterance."""
+    backend: Literal["auto", "host", "process"] = "auto"
+    """Where the model lives."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """CPU threads of one model; 0: one for each core, at most 8. First model of a process wins."""
+    memory_limit: int = Field(default=0, ge=0)
+    """MiB of models kept in one process; what is in use is never evicted. 0: no limit."""
+    idle_timeout: float = Field(default=0.0, ge=0.0)
+    """Seconds after which a model that nobody uses is given up; 0: never."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server (provider `openai`)."""
+    api_key: SecretStr | None = None
+    """Key for it (provider `openai`)."""
+    fallback: Annotated[STTConfig | None, NoDecode, BeforeValidator(_parse_fallback)] = None
+    """Takes over when this one fails: a provider's name, a mapping, or another `STTConfig`."""
+
+    if not TYPE_CHECKING:  # type checkers take the signature from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as exc:
+                raise ConfigError(_explain(exc)) from None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> STTConfig:
+        """Reads the keys `stt_provider`, `stt_model`, … of an agent's own configuration.
+
+        Keys that do not begin with `stt_` belong to somebody else and are left alone.
+
+        Raises:
+            ConfigError: an `stt_` key is unknown, or its value is wrong.
+        """
+        own = {key: value for key, value in values.items() if key.lower().startswith("stt_")}
+        if not own and (bare := sorted(set(values) & set(cls.model_fields))):
+            raise ConfigError(
+                f"{bare[0]}: the keys of a mapping are spelled stt_{bare[0]}; "
+                "or pass STTConfig(...) instead of a mapping"
+            )
+        return cls(**_without_prefix(own))
+
+    @property
+    def model_key(self) -> ModelKey:
+        """The weights that this asks for (local providers only)."""
+        engine = _ENGINES[self.provider]
+        return ModelKey(engine, self.model, self.revision, self.device, self.compute_type)
+
+    @property
+    def decode_options(self) -> DecodeOptions:
+        """How utterances are decoded."""
+        return DecodeOptions(
+            language=self.language,
+            task=self.task,
+            prompt=self.prompt,
+            hotwords=self.hotwords,
+            beam_size=self.beam_size,
+            word_timestamps=self.word_timestamps,
+            window=self.window,
+        )
+
+    @field_validator("window")
+    @classmethod
+    def _check_window(cls, value: Window) -> Window:
+        if value == "adaptive":
+            raise ValueError("'adaptive' is not in this version; allowed: 'full'")
+        return value
+
+    @field_validator("backend")
+    @classmethod
+    def _check_backend(cls, value: str) -> str:
+        if value == "host":
+            raise ValueError("'host' is not in this version; allowed: 'auto', 'process'")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        dotenv = _DotEnv(settings_cls)
+        path = os.environ.get(CONFIG_FILE) or dotenv.config_file
+        _warn_unknown(cls, os.environ, "the environment")
+        _warn_unknown(cls, dotenv.env_vars, ".env")
+        file = (_file_source(settings_cls, Path(path)),) if path else ()
+        return (init_settings, env_settings, dotenv, *file)
+
+
+class ExplicitConfig(STTConfig):
+    """An `STTConfig` that reads no environment and no file: a fallback, or arguments in code."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class _DotEnv(DotEnvSettingsSource):
+    """`.env` is shared with other programs: only our own fields are taken from it."""
+
+    def __call__(self) -> dict[str, Any]:
+        return EnvSettingsSource.__call__(self)
+
+    @property
+    def config_file(self) -> str | None:
+        return self.env_vars.get(CONFIG_FILE.lower())
+
+
+class _File(InitSettingsSource):
+    """The values of a configuration file, checked for unknown keys so that errors name the file."""
+
+
+def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSettingsSource:
+    kinds = {
+        ".toml": TomlConfigSettingsSource,
+        ".yaml": YamlConfigSettingsSource,
+        ".yml": YamlConfigSettingsSource,
+    }
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(f"{CONFIG_FILE}={path}: must end in .yaml, .yml or .toml")
+    if not path.is_file():
+        raise ConfigError(f"{CONFIG_FILE}={path}: no such file")
+    try:
+        values = dict(kind(settings_cls, path)())
+    except Exception as exc:
+        raise ConfigError(f"{CONFIG_FILE}={path}: cannot be read: {exc}") from exc
+    values = _without_prefix(values)
+    for key in values:
+        if key not in settings_cls.model_fields:
+            raise ConfigError(f"{CONFIG_FILE}={path}: unknown key {key!r}{_near(key)}")
+    return _File(settings_cls, init_kwargs=values)
+
+
+def _without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.lower().removeprefix(PREFIX.lower()): value for key, value in values.items()}
+
+
+def _near(name: str) -> str:
+    fields = [*STTConfig.model_fields]
+    near = difflib.get_close_matches(name, fields, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(fields)})"
+
+
+_warned: set[str] = set()
+
+
+def _warn_unknown(cls: type[STTConfig], variables: Mapping[str, str | None], where: str) -> None:
+    # A warning, not an error: STT_* variables can belong to another program.
+    for variable in variables:
+        name = variable.upper()
+        if not name.startswith(PREFIX) or name == CONFIG_FILE or name in _warned:
+            continue
+        field = name.removeprefix(PREFIX).lower()
+        if field not in cls.model_fields:
+            _warned.add(name)
+            logger.warning("%s in %s is not a setting%s", name, where, _near(field))
+
+
+def _explain(exc: ValidationError) -> str:
+    """One line for each wrong field: its name, the value, and what is allowed."""
+    lines = []
+    for error in exc.errors(include_url=False):
+        field = ".".join(map(str, error["loc"])) or "configuration"
+        if error["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {field!r}{_near(field)}")
+            continue
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "string_pattern_mismatch" and field == "device":
+            message = "allowed: 'auto', 'cpu', 'cuda', 'cuda:N'"
+        value = "" if field == "api_key" else f"{error['input']!r}: "
+        message = message if message.startswith(repr(error["input"])) else value + message
+        lines.append(f"{field} ({PREFIX}{field.upper()}): {message}")
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""What `livekit-whisper doctor` looks at: each finding says how to mend what is not right."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Literal
+
+from . import engines, models
+from .config import STTConfig
+from .errors import ModelNotFound, WhisperError
+from .types import ModelKey
+from .version import __version__
+
+DEFAULT_URL = "ws://127.0.0.1:7880"
+"""Where `livekit-server --config livekit.yaml` listens."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    state: Literal["ok", "note", "bad"]
+    """`bad`: it will not work as configured; `note`: something is missing that may be wanted."""
+    subject: str
+    """What was looked at."""
+    fact: str
+    """What was found."""
+    remedy: str = ""
+    """How to mend it."""
+
+
+def examine() -> list[Finding]:
+    """Looks at versions, engines, devices, the configured model, and the LiveKit server."""
+    findings = [
+        Finding("ok", "Python", platform.python_version()),
+        Finding("ok", "livekit-plugins-whisper", __version__),
+        Finding("ok", "livekit-agents", importlib.metadata.version("livekit-agents")),
+        Finding("ok", "threads", f"{engines.default_threads()} a model (STT_THREADS to change)"),
+        *_engines(),
+    ]
+    try:
+        config: STTConfig | None = STTConfig()
+    except WhisperError as exc:
+        return [*findings, Finding("bad", "configuration", str(exc)), _server()]
+    while config is not None:
+        findings.append(_provider(config))
+        config = config.fallback
+    return [*findings, _server()]
+
+
+def check_model(key: ModelKey) -> str:
+    """Checks files, loads, and decodes once.
+
+    Raises:
+        WhisperError: it does not work, and why.
+    """
+    engines.check(key)
+    files = models.resolve(key.engine, key.model, key.revision, offline=True)
+    started = time.perf_counter()
+    engine = engines.load(files, key)
+    checked = "checksums match" if files.verified else "no checksums known"
+    return (
+        f"works ({files.path}, {files.size / 2**20:.0f} MiB, {checked}; loaded in "
+        f"{time.perf_counter() - started:.1f} s, {engine.memory / 2**20:.0f} MiB of weights)"
+    )
+
+
+def _engines() -> list[Finding]:
+    findings = []
+    for name, spec in engines.ENGINES.items():
+        if not engines.installed(spec):
+            remedy = f'pip install "livekit-plugins-whisper[{spec.extra}]"'
+            findings.append(Finding("note", name, "not installed", remedy))
+            continue
+        version = importlib.metadata.version(name)
+        try:
+            devices = _devices(name)
+        except Exception as exc:
+            remedy = f'pip install --force-reinstall "livekit-plugins-whisper[{spec.extra}]"'
+            fact = f"{version}, cannot be imported ({type(exc).__name__}: {exc})"
+            findings.append(Finding("bad", name, fact, remedy))
+        else:
+            findings.append(Finding("ok", name, f"{version}, {devices}"))
+    return findings
+
+
+def _devices(engine: str) -> str:
+    if engine == "faster-whisper":
+        import ctranslate2
+
+        gpus = ctranslate2.get_cuda_device_count()
+        formats = ", ".join(sorted(ctranslate2.get_supported_compute_types("cpu")))
+        return f"{gpus} CUDA devices, CPU computes in {formats}"
+    import torch
+
+    return f"{torch.cuda.device_count()} CUDA devices, PyTorch {torch.__version__}"
+
+
+def _provider(config: STTConfig) -> Finding:
+    if config.provider not in ("faster-whisper", "whisper"):
+        return Finding("ok", f"provider {config.provider}", "not a local model")
+    key = config.model_key
+    try:
+        return Finding("ok", f"model {key.model}", check_model(key))
+    except ModelNotFound as exc:
+        fetch = f"livekit-whisper models fetch {key.model} --engine {key.engine}"
+        return Finding("bad", f"model {key.model}", str(exc), fetch)
+    except WhisperError as exc:
+        return Finding("bad", f"model {key.model}", str(exc))
+
+
+def _server() -> Finding:
+    url = os.environ.get("LIVEKIT_URL") or DEFAULT_URL
+    http = url.replace("ws", "http", 1) if url.startswith("ws") else url
+    try:
+        with urllib.request.urlopen(http, timeout=3) as answer:
+            return Finding("ok", "LiveKit server", f"{url} answers ({answer.status})")
+    except urllib.error.HTTPError as exc:
+        return Finding("ok", "LiveKit server", f"{url} answers ({exc.code})")
+    except (OSError, ValueError) as exc:
+        return Finding(
+            "note",
+            "LiveKit server",
+            f"{url} does not answer ({exc})",
+            "start one: livekit-server --config livekit.yaml; or set LIVEKIT_URL",
+        )

@@ -1,0 +1,88 @@
+"""One tree of errors. Each has a `code` for programs and says whether trying again can help.
+
+WhisperError
+├── ConfigError          config           a wrong value, key or file (also a ValueError)
+├── MissingExtraError    missing_extra    the engine's package is not installed
+├── AudioError           audio            a file or frame that holds no usable audio
+├── ModelError           model            a model that cannot be used
+│   ├── ModelNotFound    model_not_found  nothing by that name, here or on the hub
+│   ├── ModelDamaged     model_damaged    a file is missing, truncated or altered
+│   └── DownloadError    download         the hub did not deliver            (retryable)
+├── DeviceError          device           the device or number format is not there
+└── EngineError          engine           the engine failed while decoding   (retryable)
+    └── BackendClosed    closed           the backend was closed meanwhile
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WhisperError(Exception):
+    """Base of all errors that this package raises on purpose; the message says the way out."""
+
+    code: ClassVar[str] = "whisper"
+    retryable: ClassVar[bool] = False
+
+
+class ConfigError(WhisperError, ValueError):
+    """A wrong value, an unknown key, or a configuration file that cannot be read."""
+
+    code = "config"
+
+
+class MissingExtraError(WhisperError, ImportError):
+    """The chosen engine's package is not installed."""
+
+    code = "missing_extra"
+
+
+class AudioError(WhisperError):
+    """A file or a frame that holds no usable audio."""
+
+    code = "audio"
+
+
+class ModelError(WhisperError):
+    """A model that cannot be used."""
+
+    code = "model"
+
+
+class ModelNotFound(ModelError):
+    """Nothing by that name, neither on this machine nor on the hub."""
+
+    code = "model_not_found"
+
+
+class ModelDamaged(ModelError):
+    """A file of the model is missing, truncated or altered."""
+
+    code = "model_damaged"
+
+
+class DownloadError(ModelError):
+    """The hub did not deliver; trying again can help."""
+
+    code = "download"
+    retryable = True
+
+
+class DeviceError(WhisperError):
+    """The device is absent, or does not compute in the number format asked for."""
+
+    code = "device"
+
+
+class EngineError(WhisperError):
+    """The engine failed while decoding."""
+
+    code = "engine"
+    retryable = True
+
+
+class BackendClosed(EngineError):
+    """The backend was closed before the result was there."""
+
+    code = "closed"
+    retryable = False

@@ -1,0 +1,360 @@
+"""A model reference → checked files on this machine.
+
+    tiny.en              a known name: the engine's usual repository, at a pinned revision
+    owner/repo           a repository on the Hugging Face hub
+    ./model, model.pt    a directory (faster-whisper) or a checkpoint file (openai-whisper)
+    package:NAME/PATH    a file or directory inside an installed Python package
+
+What is downloaded goes into the ecosystem's ordinary cache, and is not asked for again.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import ConfigError, DownloadError, ModelDamaged, ModelNotFound
+
+PACKAGE = "package:"
+SUMS = "SHA256SUMS"
+"""A file of this name beside a model (as `sha256sum` writes it) is checked when the model loads."""
+
+HUB_REPOSITORIES: dict[str, tuple[str, str | None]] = {}
+"""faster-whisper: known name → hub repository and pinned commit."""
+
+CHECKPOINT_NAMES = (
+    "tiny.en", "tiny", "base.en", "base", "small.en", "small", "medium.en", "medium",
+    "large-v1", "large-v2", "large-v3", "large", "large-v3-turbo", "turbo",
+)  # fmt: skip
+"""openai-whisper: the names that it knows (whisper `__init__.py`, `_MODELS`)."""
+
+REQUIRED_FILES = ("model.bin", "config.json", "tokenizer.json")
+HUB_PATTERNS = [*REQUIRED_FILES, "preprocessor_config.json", "vocabulary.*", SUMS]
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model that is here and looks whole."""
+
+    path: Path
+    """A directory (faster-whisper) or a `.pt` file (openai-whisper)."""
+    name: str
+    """The known name where the reference was one, else the reference; some settings go by name."""
+    size: int
+    """Bytes on disk."""
+    parameters: int
+    """Numbers in it (0 where that is not known before loading)."""
+    verified: bool
+    """Whether checksums were known, and matched."""
+
+
+def known_names(engine: str) -> tuple[str, ...]:
+    """The names that need no owner, for one engine."""
+    return tuple(HUB_REPOSITORIES) if engine == "faster-whisper" else CHECKPOINT_NAMES
+
+
+def check_reference(engine: str, reference: str) -> None:
+    """Refuses at once what can be refused without a look at the hub.
+
+    Raises:
+        ModelNotFound: neither a known name, nor a repository, nor here; the message lists the ways.
+    """
+    if reference in known_names(engine) or _is_hub(reference):
+        return
+    if reference.startswith(PACKAGE):
+        _package_path(reference)
+        return
+    if Path(reference).expanduser().exists():
+        return
+    if _is_path(reference):
+        raise ModelNotFound(f"model {reference!r}: no such file or directory")
+    near = difflib.get_close_matches(reference, known_names(engine), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ModelNotFound(
+        f"model {reference!r} is not known to {engine}{hint} "
+        f"(allowed: {', '.join(known_names(engine))}; a hub repository owner/repo; "
+        f"a path; {PACKAGE}NAME/PATH)"
+    )
+
+
+def resolve(
+    engine: str, reference: str, revision: str | None = None, *, offline: bool = False
+) -> ModelFiles:
+    """Finds a model, downloading it if it is not here, and checks its files.
+
+    Args:
+        engine: `faster-whisper` or `openai-whisper`.
+        reference: see the module.
+        revision: commit, tag or branch of a hub repository.
+        offline: never ask the network.
+
+    Raises:
+        ModelNotFound: there is no such model.
+        ModelDamaged: a file is missing, truncated or altered.
+        DownloadError: the hub did not deliver.
+    """
+    check_reference(engine, reference)
+    if reference.startswith(PACKAGE):
+        path = _package_path(reference)
+    elif reference not in known_names(engine) and Path(reference).expanduser().exists():
+        path = Path(reference).expanduser()
+    elif engine == "openai-whisper" and reference in CHECKPOINT_NAMES:
+        path = _checkpoint(reference, offline)
+    else:
+        path = _snapshot(engine, reference, revision, offline)
+    return check_files(engine, path, reference)
+
+
+def check_files(engine: str, path: Path, reference: str) -> ModelFiles:
+    """Checks that a model's files are there, whole, and as published where that is known.
+
+    Raises:
+        ModelDamaged: the message names the file.
+    """
+    if engine == "openai-whisper":
+        path = _single_checkpoint(path)
+        files, parameters = [path], 0
+        if not zipfile.is_zipfile(path):
+            raise ModelDamaged(f"{path}: is not a PyTorch checkpoint, or is truncated")
+    else:
+        if not path.is_dir():
+            raise ModelDamaged(f"{path}: a faster-whisper model is a directory with model.bin")
+        files = _check_directory(path)
+        parameters = _check_binary(path / "model.bin")
+    sums = _known_sums(reference, path)
+    for file in files:
+        if (known := sums.get(file.name)) and known != sha256(file):
+            raise ModelDamaged(
+                f"{file}: was altered (its SHA-256 is not {known[:12]}…); delete it and fetch again"
+            )
+    size = sum(file.stat().st_size for file in files)
+    verified = all(file.name in sums for file in files)
+    return ModelFiles(path, reference, size, parameters, verified)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_hub(reference: str) -> bool:
+    return (
+        bool(_REPOSITORY.fullmatch(reference))
+        and not reference.startswith((".", "~"))
+        and not reference.endswith(".pt")
+        and not Path(reference).exists()
+    )
+
+
+def _is_path(reference: str) -> bool:
+    return reference.startswith((".", "~", os.sep)) or os.sep in reference or "\\" in reference
+
+
+def _package_path(reference: str) -> Path:
+    name, _, inner = reference.removeprefix(PACKAGE).partition("/")
+    module = name.replace("-", "_")
+    if not module.isidentifier() or not inner or ".." in Path(inner).parts:
+        raise ConfigError(f"model {reference!r}: must read {PACKAGE}NAME/PATH")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelNotFound(
+            f"model {reference!r}: no package {name!r} is installed; pip install {name}"
+        )
+    for root in spec.submodule_search_locations:
+        if (path := Path(root, inner)).exists():
+            return path
+    raise ModelNotFound(f"model {reference!r}: package {name!r} has no {inner!r} in it")
+
+
+def _snapshot(engine: str, reference: str, revision: str | None, offline: bool) -> Path:
+    """The directory of a hub repository in the Hugging Face cache (HF_HOME, HF_TOKEN… apply)."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+
+    repository, pinned = HUB_REPOSITORIES.get(reference, (reference, None))
+    patterns = ["*.pt"] if engine == "openai-whisper" else HUB_PATTERNS
+    how = f"livekit-whisper models fetch {reference} --engine {engine}"
+
+    def download(local: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or pinned,
+                allow_patterns=patterns,
+                local_files_only=local,
+            )
+        )
+
+    try:
+        path = download(True)
+        if offline or _complete(engine, path):
+            return path
+    except hub.LocalEntryNotFoundError:
+        if offline:
+            raise ModelNotFound(
+                f"model {reference!r} is not on this machine; fetch it with: {how}"
+            ) from None
+    try:
+        return download(False)
+    except hub.RepositoryNotFoundError:
+        raise ModelNotFound(
+            f"model {reference!r}: the hub has no repository {repository!r}, or it is private "
+            "(then set HF_TOKEN)"
+        ) from None
+    except hub.RevisionNotFoundError:
+        raise ModelNotFound(
+            f"model {reference!r}: repository {repository!r} has no revision {revision or pinned!r}"
+        ) from None
+    except Exception as exc:  # a connection error of whichever HTTP library the hub client uses
+        raise DownloadError(
+            f"model {reference!r}: is not on this machine, and could not be fetched from hub "
+            f"repository {repository!r} ({type(exc).__name__}: {_first_line(exc)}). Where there is "
+            f"a network, run: {how}; or give a local directory as the model"
+        ) from exc
+
+
+def _checkpoint(name: str, offline: bool) -> Path:
+    """openai-whisper's own download, with its checksum, into its own cache folder."""
+    import whisper
+
+    url: str = whisper._MODELS[name]
+    cache = os.getenv("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    root = Path(cache, "whisper")
+    target = Path(root, url.rsplit("/", 1)[-1])
+    how = f"livekit-whisper models fetch {name} --engine openai-whisper"
+    if target.is_file() and (offline or sha256(target) == url.split("/")[-2]):
+        return target
+    if offline:
+        raise ModelNotFound(f"model {name!r} is not on this machine; fetch it with: {how}")
+    try:
+        return Path(whisper._download(url, str(root), False))
+    except Exception as exc:
+        target.unlink(missing_ok=True)  # a part of a file must not look like a model
+        raise DownloadError(
+            f"model {name!r}: is not on this machine, and could not be downloaded "
+            f"({type(exc).__name__}: {_first_line(exc)}). Where there is a network, run: {how}; "
+            "or give a .pt file as the model"
+        ) from exc
+
+
+def _complete(engine: str, path: Path) -> bool:
+    if engine == "openai-whisper":
+        return any(path.glob("*.pt"))
+    return all((path / name).exists() for name in REQUIRED_FILES)
+
+
+def _single_checkpoint(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.pt"))
+    if len(found) != 1:
+        raise ModelDamaged(
+            f"{path}: an openai-whisper model is one .pt file; found {len(found)} here"
+        )
+    return found[0]
+
+
+def _check_directory(path: Path) -> list[Path]:
+    vocabulary = next(iter(sorted(path.glob("vocabulary.*"))), path / "vocabulary.txt")
+    files = [*(path / name for name in REQUIRED_FILES), vocabulary]
+    for file in files:
+        if not file.is_file():
+            raise ModelDamaged(f"{file}: is missing; fetch the model again")
+        if not file.stat().st_size:
+            raise ModelDamaged(f"{file}: is empty; fetch the model again")
+        if file.suffix == ".json":
+            try:
+                json.loads(file.read_bytes())
+            except ValueError as exc:
+                raise ModelDamaged(f"{file}: is not valid JSON ({exc}); fetch it again") from exc
+    return files
+
+
+def _check_binary(path: Path) -> int:
+    """Walks CTranslate2's model file from variable to variable, and counts its parameters.
+
+    The layout is that of CTranslate2 `src/models/model.cc` (binary version 4 and later).
+    """
+    size, parameters = path.stat().st_size, 0
+    try:
+        with path.open("rb") as file:
+            (version,) = _unpack(file, "<I")
+            spec = _string(file)
+            if spec != "WhisperSpec":
+                raise ModelDamaged(f"{path}: is a {spec[:40]!r}, not a Whisper model")
+            _, count = _unpack(file, "<II")
+            if version < 4:
+                return 0
+            for _ in range(count):
+                _string(file)
+                (rank,) = _unpack(file, "<B")
+                parameters += math.prod(_unpack(file, f"<{rank}I"))
+                _, length = _unpack(file, "<BI")
+                if file.seek(length, os.SEEK_CUR) > size:
+                    raise EOFError
+    except (EOFError, UnicodeDecodeError):
+        raise ModelDamaged(
+            f"{path}: is truncated or is no CTranslate2 model ({size} bytes); fetch it again"
+        ) from None
+    return parameters
+
+
+def _unpack(file: BinaryIO, form: str) -> tuple[int, ...]:
+    data = file.read(struct.calcsize(form))
+    if len(data) < struct.calcsize(form):
+        raise EOFError
+    return struct.unpack(form, data)
+
+
+def _string(file: BinaryIO) -> str:
+    (length,) = _unpack(file, "<H")
+    data = file.read(length)
+    if not length or len(data) < length:
+        raise EOFError
+    return data[:-1].decode()
+
+
+def _known_sums(reference: str, path: Path) -> dict[str, str]:
+    """SHA-256 by file name: from SHA256SUMS, a wheel's RECORD, or the hub cache's blob names."""
+    folder = path if path.is_dir() else path.parent
+    if (listed := folder / SUMS).is_file():
+        lines = (line.split(maxsplit=1) for line in listed.read_text().splitlines())
+        return {parts[1].strip().lstrip("*"): parts[0] for parts in lines if len(parts) == 2}
+    if reference.startswith(PACKAGE):
+        return dict(_record_sums(reference, folder))
+    # The hub's cache stores a large file under its SHA-256 and links to it by name.
+    links = {file.name: file.resolve().name for file in folder.iterdir() if file.is_symlink()}
+    return {name: blob for name, blob in links.items() if re.fullmatch("[0-9a-f]{64}", blob)}
+
+
+def _record_sums(reference: str, folder: Path) -> Iterator[tuple[str, str]]:
+    module = reference.removeprefix(PACKAGE).partition("/")[0].replace("-", "_")
+    for name in importlib.metadata.packages_distributions().get(module, []):
+        for file in importlib.metadata.files(name) or []:
+            inside = Path(file.locate()).parent == folder
+            if inside and file.hash and file.hash.mode == "sha256":
+                padded = file.hash.value + "=" * (-len(file.hash.value) % 4)
+                yield file.name, base64.urlsafe_b64decode(padded).hex()
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().partition("\n")[0][:200]

@@ -1,0 +1,260 @@
+"""`WhisperSTT` and `FasterWhisperSTT`: LiveKit's face of a `Backend`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from livekit.agents import (
+    APIConnectionError,
+    APIConnectOptions,
+    APIStatusError,
+    APITimeoutError,
+    LanguageCode,
+    stt,
+    utils,
+)
+from livekit.agents.types import NOT_GIVEN, NotGivenOr, TimedString
+from livekit.agents.utils import AudioBuffer, is_given
+
+from . import audio, engines, models
+from .backend import Backend, Limits, process_backend
+from .config import ComputeType, ExplicitConfig, STTConfig
+from .errors import ConfigError, WhisperError
+from .languages import language_code
+from .log import logger
+from .types import Audio, DecodeOptions, ModelKey, Task, Transcript, Utterance, Window
+
+
+class _LocalSTT(stt.STT[Any]):
+    """What both classes are: one model reference and one way to decode, on a backend."""
+
+    _provider: ClassVar[str]
+
+    def __init__(
+        self,
+        model: str = "base",
+        *,
+        language: str | None = "en",
+        device: str = "auto",
+        compute_type: ComputeType = "auto",
+        revision: str | None = None,
+        task: Task = "transcribe",
+        beam_size: int = 1,
+        prompt: str | None = None,
+        hotwords: str | None = None,
+        word_timestamps: bool = False,
+        window: Window = "full",
+        threads: int = 0,
+        backend: Backend | None = None,
+    ) -> None:
+        """Makes an STT; nothing is loaded before `prewarm()` or the first audio.
+
+        All but `backend` are the fields of `STTConfig`; the environment is not read.
+
+        Args:
+            model: a known name, `owner/repo`, a directory or `.pt` file, or `package:NAME/PATH`.
+            language: a code or an English name; None: detect it for each utterance.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            compute_type: number format of the weights.
+            revision: commit, tag or branch of the hub repository.
+            task: `transcribe`, or `translate` into English.
+            beam_size: hypotheses kept while decoding; 1 is greedy.
+            prompt: text that the speech continues, which steers spelling and style.
+            hotwords: words to favour (faster-whisper only).
+            word_timestamps: whether transcripts carry the time of each word.
+            window: audio that the encoder sees for a short utterance.
+            threads: CPU threads of one model; 0: one for each core, at most 8.
+            backend: where the model lives; None: in this process, shared by all who ask for it.
+
+        Raises:
+            ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
+        """
+        config = ExplicitConfig(
+            provider=self._provider,
+            model=model,
+            language=language,
+            device=device,
+            compute_type=compute_type,
+            revision=revision,
+            task=task,
+            beam_size=beam_size,
+            prompt=prompt,
+            hotwords=hotwords,
+            word_timestamps=word_timestamps,
+            window=window,
+            threads=threads,
+        )
+        self._init(config, backend)
+
+    @classmethod
+    def from_config(cls, config: STTConfig, backend: Backend | None = None) -> _LocalSTT:
+        """The same, from a configuration whose provider is this class's."""
+        self = cls.__new__(cls)
+        self._init(config, backend)
+        return self
+
+    def _init(self, config: STTConfig, backend: Backend | None) -> None:
+        super().__init__(
+            capabilities=stt.STTCapabilities(
+                streaming=False,
+                interim_results=False,
+                aligned_transcript="word" if config.word_timestamps else False,
+            )
+        )
+        self._key = config.model_key
+        self._options = config.decode_options
+        _check(self._key, self._options)
+        limits = Limits(config.threads, config.memory_limit * 2**20, config.idle_timeout)
+        self._backend: Backend = backend or process_backend(limits)
+        self._warming: threading.Thread | None = None
+        self._loaded = False
+        logger.info("[WHISPER-INIT] instance=%d key=%s", id(self), self._key)
+
+    @property
+    def model(self) -> str:
+        """The model reference."""
+        return self._key.model
+
+    @property
+    def provider(self) -> str:
+        """`faster-whisper` or `whisper`."""
+        return self._provider
+
+    @property
+    def model_key(self) -> ModelKey:
+        """The weights that it decodes with."""
+        return self._key
+
+    def hold(self) -> None:
+        """Keeps the model from being given up, until `release` (for each call of it)."""
+        self._backend.hold(self._key)
+
+    def release(self) -> None:
+        """Takes one `hold` back."""
+        self._backend.release(self._key)
+
+    def prewarm(self) -> None:
+        """Starts loading the model in the background, and returns at once.
+
+        A failure is logged, and raised by the first recognition, which tries again.
+        """
+        if self._warming is None or not self._warming.is_alive():
+            self._warming = threading.Thread(target=self._warm, name="whisper-prewarm", daemon=True)
+            self._warming.start()
+
+    def _warm(self) -> None:
+        try:
+            asyncio.run(self._backend.prewarm(self._key))
+        except WhisperError as exc:
+            logger.error("prewarming failed: %s", exc)
+
+    async def transcribe(
+        self, sound: Audio, *, start: float = 0.0, language: str | None = None
+    ) -> Transcript:
+        """Decodes audio of any length, without LiveKit's events.
+
+        Args:
+            sound: what to decode.
+            start: where it starts, in seconds; added to all times.
+            language: instead of the one configured.
+
+        Raises:
+            WhisperError: the model cannot be loaded, or decoding failed.
+        """
+        options = replace(self._options, language=language) if language else self._options
+        return await self._backend.transcribe(self._key, Utterance(sound, start), options)
+
+    async def _recognize_impl(
+        self,
+        buffer: AudioBuffer,
+        *,
+        language: NotGivenOr[str] = NOT_GIVEN,
+        conn_options: APIConnectOptions,
+    ) -> stt.SpeechEvent:
+        with api_errors():
+            if not self._loaded:
+                # Only loading is bounded: a retry finds the load further on, whereas an utterance
+                # that takes long to decode would take as long again.
+                loading = self._backend.prewarm(self._key)
+                await asyncio.wait_for(loading, conn_options.timeout or None)
+                self._loaded = True
+            sound = await asyncio.to_thread(audio.from_frames, buffer)
+            code = language_code(language) if is_given(language) and language else None
+            transcript = await self.transcribe(sound, language=code)
+        return speech_event(transcript)
+
+
+class WhisperSTT(_LocalSTT):
+    """Speech recognition with openai-whisper (PyTorch), the reference implementation."""
+
+    _provider = "whisper"
+
+
+class FasterWhisperSTT(_LocalSTT):
+    """Speech recognition with faster-whisper (CTranslate2): fast on CPUs and NVIDIA GPUs."""
+
+    _provider = "faster-whisper"
+
+
+def speech_event(transcript: Transcript, offset: float = 0.0) -> stt.SpeechEvent:
+    """A final transcript as LiveKit's event, all times later by `offset` seconds."""
+    data = stt.SpeechData(
+        language=LanguageCode(transcript.language),
+        text=transcript.text,
+        confidence=transcript.confidence,
+    )
+    if segments := transcript.segments:
+        data.start_time = segments[0].start + offset
+        data.end_time = segments[-1].end + offset
+        words = [word for segment in segments for word in segment.words]
+        data.words = [
+            TimedString(
+                word.text,
+                start_time=word.start + offset,
+                end_time=word.end + offset,
+                confidence=word.probability,
+            )
+            for word in words
+        ] or None
+    return stt.SpeechEvent(
+        type=stt.SpeechEventType.FINAL_TRANSCRIPT,
+        request_id=utils.shortuuid("whisper_"),
+        alternatives=[data],
+    )
+
+
+@contextmanager
+def api_errors() -> Iterator[None]:
+    """Our errors as LiveKit's `APIError`: any other exception would leave a session deaf."""
+    try:
+        yield
+    except (asyncio.TimeoutError, TimeoutError) as exc:
+        raise APITimeoutError("the model is still being loaded") from exc
+    except WhisperError as exc:
+        if exc.retryable:
+            raise APIConnectionError(f"{exc.code}: {exc}") from exc
+        raise APIStatusError(f"{exc.code}: {exc}", status_code=400, retryable=False) from exc
+    except ValueError as exc:
+        raise APIStatusError(str(exc), status_code=400, retryable=False) from exc
+
+
+def _check(key: ModelKey, options: DecodeOptions) -> None:
+    engines.check(key)
+    models.check_reference(key.engine, key.model)
+    if not key.model.endswith(".en"):
+        return
+    if options.language not in (None, "en"):
+        raise ConfigError(
+            f"language (STT_LANGUAGE): {options.language!r}: model {key.model!r} knows English "
+            f"only; use model {key.model.removesuffix('.en')!r}"
+        )
+    if options.task == "translate":
+        raise ConfigError(
+            f"task (STT_TASK): 'translate': model {key.model!r} knows English only; "
+            f"use model {key.model.removesuffix('.en')!r}"
+        )

@@ -1,0 +1,112 @@
+"""The picture in ARCHITECTURE.md holds: exported names, import direction, light imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from livekit.plugins import whisper
+
+ROOT = Path(whisper.__file__).parent
+
+LAYERS = [
+    {"version", "log", "errors", "types", "languages"},
+    {"audio", "config", "models", "formats"},
+    {"segmenter", "engines", "engines.decoding", "cache"},
+    {"engines.faster_whisper", "engines.openai_whisper", "backend"},
+    {"stt", "stream", "doctor"},
+    {"factory"},
+    {"__init__", "cli"},
+]
+"""Imports run downwards only: a module may import from the layers before its own."""
+
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(path): path for path in ROOT.rglob("*.py")}
+
+
+def imported(name: str, path: Path) -> set[str]:
+    """The modules of this package that a module imports, at any level of its code."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = [part for part in package if part != "__init__"]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = package[: len(package) - node.level + 1]
+        target = [*base, *(node.module.split(".") if node.module else [])]
+        for alias in node.names:
+            longer = ".".join([*target, alias.name])
+            found.add(longer if longer in MODULES else ".".join(target))
+    return found
+
+
+def test_every_module_has_a_place() -> None:
+    assert set(MODULES) == set(RANK)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_run_one_way(name: str) -> None:
+    for other in imported(name, MODULES[name]):
+        below = RANK[other] < RANK[name]
+        within = RANK[other] == RANK[name] and (name, other) in {("engines.decoding", "engines")}
+        sideways = RANK[other] == RANK[name] and {name, other} <= {"stt", "stream"}
+        assert below or within or sideways, f"{name} imports {other}"
+
+
+def test_only_stt_stream_factory_and_init_know_livekit_agents() -> None:
+    knowing = {name for name, path in MODULES.items() if "livekit.agents" in path.read_text()}
+    assert knowing == {"stt", "stream", "factory", "__init__"}
+
+
+def test_exported_names() -> None:
+    assert whisper.__all__ == [
+        "Audio", "AudioError", "Backend", "BackendClosed", "CacheEntry", "CacheInfo",
+        "ConfigError", "DeviceError", "DownloadError", "EngineError", "FasterWhisperSTT",
+        "InstanceKey", "Limits", "LocalBackend", "MissingExtraError", "ModelDamaged",
+        "ModelError", "ModelKey", "ModelNotFound", "ProviderFactory", "STTConfig", "Segment",
+        "Transcript", "Utterance", "WhisperError", "WhisperSTT", "WhisperStreamAdapter", "Word",
+        "__version__", "prewarm",
+    ]  # fmt: skip
+    assert all(hasattr(whisper, name) for name in whisper.__all__)
+
+
+def test_import_starts_no_thread_and_imports_no_engine() -> None:
+    code = (
+        "import sys, threading\n"
+        "import livekit.agents\n"
+        "before = threading.active_count()\n"
+        "from livekit.plugins import whisper\n"
+        "heavy = {'torch', 'ctranslate2', 'faster_whisper', 'whisper', 'huggingface_hub'}\n"
+        "print(threading.active_count() - before, sorted(heavy & set(sys.modules)))\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert out.stdout.strip() == "0 []"
+
+
+def test_plugin_can_be_imported_off_the_main_thread() -> None:
+    code = (
+        "import threading, importlib\n"
+        "thread = threading.Thread(target=importlib.import_module, "
+        "args=('livekit.plugins.whisper',))\n"
+        "thread.start(); thread.join()\n"
+        "from livekit.plugins import whisper\n"
+        "print(whisper.__version__)\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert out.stdout.strip() == whisper.__version__
+    assert not out.stderr
