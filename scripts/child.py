@@ -19,6 +19,9 @@ from typing import ClassVar
 import psutil
 from typing_extensions import Self
 
+_HURRY = 3.0
+"""Seconds that a program has for its end when something went wrong, or somebody wants to go."""
+
 
 class Child(ABC):
     """A program in a process group of its own, with its output in a file.
@@ -43,7 +46,7 @@ class Child(ABC):
         try:
             await self._start()
         except BaseException:
-            await self.stop()
+            await self.stop(_HURRY)
             raise
         return self
 
@@ -53,7 +56,7 @@ class Child(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.stop()
+        await self.stop(_HURRY if kind else None)
 
     @property
     def pid(self) -> int:
@@ -88,12 +91,12 @@ class Child(ABC):
         """The end of its output, for an error message."""
         return "\n".join(self.output().splitlines()[-lines:])
 
-    async def stop(self) -> None:
+    async def stop(self, grace: float | None = None) -> None:
         """Ends the program and everything in its process group; harmless when it has ended."""
         if (process := self._process) is not None:
             try:
                 # The second signal means "now": both programs know it.
-                for seconds in (self._grace, 3):
+                for seconds in (self._grace if grace is None else grace, 3.0):
                     if process.poll() is None:
                         process.terminate()
                     with contextlib.suppress(asyncio.TimeoutError):

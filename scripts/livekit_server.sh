@@ -33,9 +33,9 @@ wrap_docker() {
     docker pull --quiet "$image" >&2 || return
     cat >"$new/wrapper" <<END
 #!/bin/sh
-# livekit-server $version in Docker, on the host's network; it reads configuration here and in /tmp.
+# livekit-server $version in Docker, on the host's network; it reads files here and in the temporary directory.
 exec docker run --rm --init --network host --env LIVEKIT_CONFIG --env LIVEKIT_KEYS \\
-    --volume "\$PWD:\$PWD:ro" --volume /tmp:/tmp:ro --workdir "\$PWD" $image "\$@"
+    --volume "\$PWD:\$PWD:ro" --volume "\${TMPDIR:-/tmp}:\${TMPDIR:-/tmp}:ro" --workdir "\$PWD" $image "\$@"
 END
     chmod +x "$new/wrapper"
     mv -f "$new/wrapper" "$server"
@@ -62,7 +62,6 @@ if docker info >/dev/null 2>&1; then
     wrap_docker && found "$server"
     say "the image could not be fetched"
 fi
-say "none here, and neither Go nor Docker to get one with."
-say "Install $version (docs.livekit.io, 'Running LiveKit locally'; on macOS: brew install livekit),"
-say "so that 'livekit-server' is on the PATH; or install Go, and run this again."
+say "none could be had. Have 'livekit-server' on the PATH (any recent version; $version is the tested one),"
+say "or Go or Docker to get it with, and try again."
 exit 3

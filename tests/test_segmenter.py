@@ -57,7 +57,19 @@ def test_memory_stays_bounded_while_nobody_speaks() -> None:
     segmenter = Segmenter()
     for _ in range(100):
         segmenter.push(np.zeros(SAMPLE_RATE, np.int16))
+        segmenter.advance(segmenter.pushed)
     assert sum(map(len, segmenter._parts)) <= (KEPT_SECONDS + 1) * SAMPLE_RATE
+
+
+def test_what_a_slow_vad_has_not_heard_is_kept() -> None:
+    segmenter = Segmenter()
+    for second in range(100):
+        segmenter.push(ramp(second * SAMPLE_RATE, SAMPLE_RATE))
+    segmenter.advance(SAMPLE_RATE)
+    segmenter.begin(SAMPLE_RATE // 2)
+    utterance = segmenter.end(3 * SAMPLE_RATE)
+    assert utterance is not None
+    assert positions(utterance) == ramp(8_000, 40_000).tolist()
 
 
 def test_speech_without_a_pause_is_cut_where_it_is_quietest_and_goes_on() -> None:
@@ -67,7 +79,11 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest_and_goes_on() -> Non
     segmenter = Segmenter()
     segmenter.push(noise[:100])
     segmenter.begin(0)
-    found = [u for part in np.array_split(noise[100:], 400) if (u := segmenter.push(part))]
+    found = []
+    for part in np.array_split(noise[100:], 400):
+        segmenter.push(part)
+        if utterance := segmenter.advance(segmenter.pushed):
+            found.append(utterance)
     last = segmenter.flush()
     assert len(found) == 1
     assert last is not None
@@ -79,6 +95,7 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest_and_goes_on() -> Non
 
 event = st.one_of(
     st.tuples(st.just("push"), st.integers(0, 3 * SAMPLE_RATE)),
+    st.tuples(st.just("advance"), st.integers(0, SAMPLE_RATE)),
     st.tuples(st.just("begin"), st.integers(0, 2 * SAMPLE_RATE)),
     st.tuples(st.just("end"), st.integers(0, SAMPLE_RATE)),
     st.tuples(st.just("flush"), st.just(0)),
@@ -98,7 +115,9 @@ def test_whatever_the_vad_says_no_speech_is_lost_and_none_comes_twice(
         now = segmenter.pushed
         utterance = None
         if kind == "push":
-            utterance = segmenter.push(ramp(now, amount))
+            segmenter.push(ramp(now, amount))
+        elif kind == "advance":
+            utterance = segmenter.advance(now - amount)
         elif kind == "begin":
             if begun is None:
                 floor = spoken[-1][1] if spoken else 0

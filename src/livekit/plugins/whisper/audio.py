@@ -5,6 +5,7 @@ Decoding and resampling are FFmpeg's (through PyAV), the same for files and for 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -24,6 +25,12 @@ CUT_SEARCH_SECONDS = 8.0
 """How far back from the end of a full window a quiet place to cut is looked for."""
 CUT_FRAME = SAMPLE_RATE // 10
 """Samples over which loudness is measured when looking for a place to cut (0.1 s)."""
+
+
+EXACT_FORMATS = {"wav", "w64", "aiff", "au", "caf", "flac", "mp3", "mp4", "mov", "matroska"}
+"""Containers (FFmpeg's names) that state their length; others only let it be guessed."""
+TRUNCATION_SECONDS = 0.5
+"""How much less than it states a file may hold; encoders pad by some milliseconds."""
 
 
 class Frame(Protocol):
@@ -113,6 +120,12 @@ def blocks(source: str | PathLike[str] | BinaryIO) -> Iterator[Samples]:
                 f"{name}: damaged after {count / SAMPLE_RATE:.1f} s ({exc.strerror}); "
                 "convert it again from its source, or cut it before that point"
             ) from exc
+        stated = _stated_duration(container, source)
+        if stated and count / SAMPLE_RATE < stated - TRUNCATION_SECONDS:
+            raise AudioError(
+                f"{name}: is truncated: it ends after {count / SAMPLE_RATE:.1f} s of the "
+                f"{stated:.1f} s that it states; copy it again from its source"
+            )
     if not count:
         raise AudioError(f"{name}: has an audio track with no sound in it; is it complete?")
 
@@ -169,6 +182,25 @@ def _convert(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[
 def _join(parts: Iterable[Samples]) -> Samples:
     arrays = list(parts)
     return np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
+
+
+def _stated_duration(container: av.container.InputContainer, source: object) -> float | None:
+    """What the header says in seconds, for formats whose header is to be believed."""
+    formats = set(container.format.name.split(","))
+    if not formats & EXACT_FORMATS or not container.duration:
+        return None
+    stated = container.duration / av.time_base
+    if "wav" in formats and isinstance(source, (str, PathLike)):
+        stated *= _wav_excess(Path(source))
+    return stated
+
+
+def _wav_excess(path: Path) -> float:
+    """How much larger than the file its RIFF header says that it is (FFmpeg takes the file's)."""
+    with path.open("rb") as file:
+        name, size = struct.unpack("<4sI", file.read(8))
+    known = name == b"RIFF" and size not in (0, 0xFFFFFFFF)  # those two: written to a pipe
+    return max(1.0, (size + 8) / path.stat().st_size) if known else 1.0
 
 
 def _name(source: str | PathLike[str] | BinaryIO) -> str:

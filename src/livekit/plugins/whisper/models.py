@@ -27,13 +27,56 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConfigError, DownloadError, ModelDamaged, ModelNotFound
+from .log import logger
 
 PACKAGE = "package:"
 SUMS = "SHA256SUMS"
 """A file of this name beside a model (as `sha256sum` writes it) is checked when the model loads."""
 
-HUB_REPOSITORIES: dict[str, tuple[str, str | None]] = {}
+HUB_REPOSITORIES = {
+    "tiny.en": ("Systran/faster-whisper-tiny.en", "0d3d19a32d3338f10357c0889762bd8d64bbdeba"),
+    "tiny": ("Systran/faster-whisper-tiny", "d90ca5fe260221311c53c58e660288d3deb8d356"),
+    "base.en": ("Systran/faster-whisper-base.en", "3d3d5dee26484f91867d81cb899cfcf72b96be6c"),
+    "base": ("Systran/faster-whisper-base", "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66"),
+    "small.en": ("Systran/faster-whisper-small.en", "d1d751a5f8271d482d14ca55d9e2deeebbae577f"),
+    "small": ("Systran/faster-whisper-small", "536b0662742c02347bc0e980a01041f333bce120"),
+    "medium.en": ("Systran/faster-whisper-medium.en", "a29b04bd15381511a9af671baec01072039215e3"),
+    "medium": ("Systran/faster-whisper-medium", "08e178d48790749d25932bbc082711ddcfdfbc4f"),
+    "large-v1": ("Systran/faster-whisper-large-v1", "b07c8d4be0be90092aa01a29c975077acb8d15c9"),
+    "large-v2": ("Systran/faster-whisper-large-v2", "f0fe81560cb8b68660e564f55dd99207059c092e"),
+    "large-v3": ("Systran/faster-whisper-large-v3", "edaa852ec7e145841d8ffdb056a99866b5f0a478"),
+    "large": ("Systran/faster-whisper-large-v3", "edaa852ec7e145841d8ffdb056a99866b5f0a478"),
+    "large-v3-turbo": (
+        "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+        "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
+    ),
+    "turbo": (
+        "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+        "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
+    ),
+    "distil-small.en": (
+        "Systran/faster-distil-whisper-small.en",
+        "ef77d90526ccd62cde3808ee70626a01e5cf83e4",
+    ),
+    "distil-medium.en": (
+        "Systran/faster-distil-whisper-medium.en",
+        "80ddfce281f77766d8943d63109199fc8145dfa5",
+    ),
+    "distil-large-v2": (
+        "Systran/faster-distil-whisper-large-v2",
+        "fe9b404fc56de3f7c38606ef9ba6fd83526d05e4",
+    ),
+    "distil-large-v3": (
+        "Systran/faster-distil-whisper-large-v3",
+        "c3058b475261292e64a0412df1d2681c06260fab",
+    ),
+    "distil-large-v3.5": (
+        "distil-whisper/distil-large-v3.5-ct2",
+        "9793ccc07920e0f830e1dba0343efcdf0ef8c903",
+    ),
+}  # fmt: skip
 """faster-whisper: known name → hub repository and pinned commit."""
+
 
 CHECKPOINT_NAMES = (
     "tiny.en", "tiny", "base.en", "base", "small.en", "small", "medium.en", "medium",
@@ -41,6 +84,8 @@ CHECKPOINT_NAMES = (
 )  # fmt: skip
 """openai-whisper: the names that it knows (whisper `__init__.py`, `_MODELS`)."""
 
+HUB_TIMEOUT = 10.0
+"""Seconds until a hub that does not answer counts as absent."""
 REQUIRED_FILES = ("model.bin", "config.json", "tokenizer.json")
 HUB_PATTERNS = [*REQUIRED_FILES, "preprocessor_config.json", "vocabulary.*", SUMS]
 
@@ -116,7 +161,14 @@ def resolve(
     elif engine == "openai-whisper" and reference in CHECKPOINT_NAMES:
         path = _checkpoint(reference, offline)
     else:
-        path = _snapshot(engine, reference, revision, offline)
+        try:
+            path = _snapshot(engine, reference, revision, offline)
+            return check_files(engine, path, reference)
+        except ModelDamaged as exc:
+            if offline:
+                raise
+            logger.warning("%s; fetching it again", exc)
+        path = _snapshot(engine, reference, revision, offline, force=True)
     return check_files(engine, path, reference)
 
 
@@ -185,10 +237,12 @@ def _package_path(reference: str) -> Path:
     raise ModelNotFound(f"model {reference!r}: package {name!r} has no {inner!r} in it")
 
 
-def _snapshot(engine: str, reference: str, revision: str | None, offline: bool) -> Path:
+def _snapshot(
+    engine: str, reference: str, revision: str | None, offline: bool, force: bool = False
+) -> Path:
     """The directory of a hub repository in the Hugging Face cache (HF_HOME, HF_TOKEN… apply)."""
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
 
     repository, pinned = HUB_REPOSITORIES.get(reference, (reference, None))
     patterns = ["*.pt"] if engine == "openai-whisper" else HUB_PATTERNS
@@ -201,19 +255,23 @@ def _snapshot(engine: str, reference: str, revision: str | None, offline: bool) 
                 revision=revision or pinned,
                 allow_patterns=patterns,
                 local_files_only=local,
+                force_download=force,
             )
         )
 
+    if not force:
+        try:
+            path = download(True)
+            if offline or _complete(engine, path):
+                return path
+        except hub.LocalEntryNotFoundError:
+            if offline:
+                raise ModelNotFound(
+                    f"model {reference!r} is not on this machine; fetch it with: {how}"
+                ) from None
     try:
-        path = download(True)
-        if offline or _complete(engine, path):
-            return path
-    except hub.LocalEntryNotFoundError:
-        if offline:
-            raise ModelNotFound(
-                f"model {reference!r} is not on this machine; fetch it with: {how}"
-            ) from None
-    try:
+        # Asked first because snapshot_download() retries for 23 s where there is no network.
+        HfApi().model_info(repository, revision=revision or pinned, timeout=HUB_TIMEOUT)
         return download(False)
     except hub.RepositoryNotFoundError:
         raise ModelNotFound(

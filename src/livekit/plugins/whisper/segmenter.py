@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from .audio import quietest_cut
 from .types import SAMPLE_RATE, WINDOW_SECONDS, Audio, Utterance
 
-KEPT_SECONDS = 10.0
-"""How much of the past is kept while nobody speaks: prefix padding, and a VAD that lags behind."""
+KEPT_SECONDS = 2.0
+"""How much of what the VAD has heard is kept while nobody speaks, for prefix padding."""
 
 
 class Segmenter:
     """Keeps the samples of a stream and cuts utterances out of them.
 
-    Feed it with `push`, tell it what the VAD says with `begin` and `end`, and ask it for what is
-    left with `flush`.
+    Feed it with `push`, and tell it what the VAD says: `advance`, `begin` and `end`. The VAD may
+    lag behind by any amount: what it has not heard is kept. Ask with `flush` for what is left.
     """
 
     def __init__(self, stream: str = "") -> None:
@@ -39,15 +39,19 @@ class Segmenter:
         """Whether an utterance is open."""
         return self._begun is not None
 
-    def push(self, samples: NDArray[np.int16]) -> Utterance | None:
-        """Takes in mono samples; returns an utterance when one has become too long to wait."""
+    def push(self, samples: NDArray[np.int16]) -> None:
+        """Takes in mono samples."""
         self._parts.append(samples)
         self._pushed += len(samples)
+
+    def advance(self, at: int) -> Utterance | None:
+        """The VAD has heard all before `at`; returns an utterance that is too long to wait."""
+        at = min(at, self._pushed)
         if self._begun is None:
-            self._forget(self._pushed - int(KEPT_SECONDS * SAMPLE_RATE))
+            self._forget(at - int(KEPT_SECONDS * SAMPLE_RATE))
             return None
         window = int(WINDOW_SECONDS * SAMPLE_RATE)
-        if self._pushed - self._begun < window:
+        if at - self._begun < window:
             return None
         # Speech without a pause is cut where it is quietest: nothing waits for ever in memory.
         end = self._begun + quietest_cut(self._speech(self._begun + window).samples)

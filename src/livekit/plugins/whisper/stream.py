@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,14 +111,7 @@ class WhisperStream(stt.RecognizeStream):
         super().push_frame(frame)
 
     async def _run(self) -> None:
-        tasks = [
-            asyncio.create_task(self._listen(), name="whisper-listen"),
-            asyncio.create_task(self._answer(), name="whisper-answer"),
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            await utils.aio.cancel_and_wait(*tasks)
+        await _together(self._listen(), self._answer())
 
     async def _metrics_monitor_task(self, event_aiter: Any) -> None:
         # The wrapped STT reports its own metrics, which the adapter forwards.
@@ -130,12 +123,9 @@ class WhisperStream(stt.RecognizeStream):
         more = True
         while more:
             vad_stream, base = self._vad.stream(), self._segmenter.pushed
-            feeding = asyncio.create_task(self._feed(vad_stream), name="whisper-feed")
-            following = asyncio.create_task(self._follow(vad_stream, base), name="whisper-vad")
             try:
-                more, _ = await asyncio.gather(feeding, following)
+                more, _ = await _together(self._feed(vad_stream), self._follow(vad_stream, base))
             finally:
-                await utils.aio.cancel_and_wait(feeding, following)
                 await vad_stream.aclose()
             if self._segmenter.speaking:
                 self._owe(self._segmenter.flush(), time.time())
@@ -149,8 +139,7 @@ class WhisperStream(stt.RecognizeStream):
                 return True
             if item.samples_per_channel:
                 vad_stream.push_frame(item)
-                if utterance := self._segmenter.push(np.frombuffer(item.data, np.int16)):
-                    self._owe(utterance, time.time())
+                self._segmenter.push(np.frombuffer(item.data, np.int16))
         vad_stream.end_input()
         return False
 
@@ -167,6 +156,8 @@ class WhisperStream(stt.RecognizeStream):
             elif event.type == vad.VADEventType.END_OF_SPEECH:
                 ended = time.time() - event.silence_duration - event.inference_duration
                 self._owe(self._segmenter.end(now), ended)
+            elif utterance := self._segmenter.advance(now):
+                self._owe(utterance, time.time())
 
     def _owe(self, utterance: Utterance | None, ended: float) -> None:
         if utterance:
@@ -223,6 +214,21 @@ class WhisperStream(stt.RecognizeStream):
 
     def _send(self, event: stt.SpeechEvent) -> None:
         self._event_ch.send_nowait(event)
+
+
+async def _together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Runs all; when one fails, or this is cancelled, the others are ended first."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    try:
+        # Not gather(): it would cancel them, and cancelling again below would cut short what
+        # they do about it.
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()  # raises where one failed
+        assert not pending
+        return [task.result() for task in tasks]
+    finally:
+        await utils.aio.cancel_and_wait(*tasks)
 
 
 def _later(time: NotGivenOr[float], offset: float) -> NotGivenOr[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -148,10 +148,8 @@ class _LocalSTT(stt.STT[Any]):
             self._warming.start()
 
     def _warm(self) -> None:
-        try:
+        with suppress(WhisperError):  # the backend has logged it
             asyncio.run(self._backend.prewarm(self._key))
-        except WhisperError as exc:
-            logger.error("prewarming failed: %s", exc)
 
     async def transcribe(
         self, sound: Audio, *, start: float = 0.0, language: str | None = None

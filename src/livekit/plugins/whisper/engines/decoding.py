@@ -26,6 +26,9 @@ LOG_PROB_LIMIT = -1.0
 NO_SPEECH_LIMIT = 0.6
 """The four above are Whisper's own (Radford et al. 2022, section 4.5): greedy first, then sampled
 until text is neither repetitive nor improbable; improbable text in likely silence is dropped."""
+SURE_NO_SPEECH, SURE_LOG_PROB = 0.8, -0.6
+"""Where silence is that likely, likelier text is dropped as well: steady noise makes the small
+models say "you" at -0.7 to -0.9 with 0.91 to 0.95 (tiny.en); speech stays below 0.1."""
 SILENCE_PEAK = 1e-4
 """Samples that never pass this (-80 dB of full scale) are digital silence: nothing to decode."""
 REST_SECONDS = 1.0
@@ -51,8 +54,12 @@ class Decoded:
 
     @property
     def is_silence(self) -> bool:
-        """Whisper's own rule for a window without speech."""
-        return self.no_speech_prob > NO_SPEECH_LIMIT and self.avg_logprob < LOG_PROB_LIMIT
+        """Whisper's own rule for a window without speech, and a second where it is surer."""
+        limits = ((NO_SPEECH_LIMIT, LOG_PROB_LIMIT), (SURE_NO_SPEECH, SURE_LOG_PROB))
+        return any(
+            self.no_speech_prob > no_speech and self.avg_logprob < log_prob
+            for no_speech, log_prob in limits
+        )
 
     @property
     def is_doubtful(self) -> bool:
@@ -225,7 +232,10 @@ def _loudness(samples: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
 def _join(parts: list[tuple[float, Decoded]], options: DecodeOptions) -> Transcript:
     kept = [(start, decoded) for start, decoded in parts if not decoded.is_silence]
     segments = tuple(
-        shift(segment, start) for start, decoded in kept for segment in decoded.segments
+        shift(segment, start)
+        for start, decoded in kept
+        for segment in decoded.segments
+        if any(map(str.isalnum, segment.text))  # "..." is what noise becomes
     )
     language = options.language or (kept or parts)[0][1].language if parts else "en"
     if not segments:
@@ -237,8 +247,12 @@ def _join(parts: list[tuple[float, Decoded]], options: DecodeOptions) -> Transcr
 
 
 def shift(segment: Segment, seconds: float) -> Segment:
-    """The same segment, later."""
+    """The same segment, later; times are rounded to milliseconds."""
+
+    def later(time: float) -> float:
+        return round(time + seconds, 3)
+
     words = tuple(
-        replace(word, start=word.start + seconds, end=word.end + seconds) for word in segment.words
+        replace(word, start=later(word.start), end=later(word.end)) for word in segment.words
     )
-    return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
+    return replace(segment, start=later(segment.start), end=later(segment.end), words=words)

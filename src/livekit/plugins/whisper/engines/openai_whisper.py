@@ -42,9 +42,11 @@ class OpenAIWhisperEngine(WindowedEngine):
                 language=language,
                 task=options.task,
             )
-            results = whisper.decode(
-                self._model, mel[members], self._options(options, language, temperature)
-            )
+            wanted = self._options(options, language, temperature)
+            if wanted.beam_size is None:
+                results = whisper.decode(self._model, mel[members], wanted)
+            else:  # its beam search fails on batches (openai-whisper 20250625)
+                results = [whisper.decode(self._model, mel[i], wanted) for i in members]
             for i, result in zip(members, results, strict=True):
                 parts, consumed = split_by_timestamps(
                     result.tokens, tokenizer.timestamp_begin, tokenizer.eot, batch[i].duration
