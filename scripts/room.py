@@ -99,14 +99,14 @@ class LiveKitServer(Child):
                 self.kill()
 
     def _choose_ports(self) -> None:
-        kinds = (socket.SOCK_STREAM, socket.SOCK_STREAM, socket.SOCK_DGRAM)
+        kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
             for one in sockets:
                 one.bind((HOST, 0))
-            port, tcp, udp = (one.getsockname()[1] for one in sockets)
+            port, udp = (one.getsockname()[1] for one in sockets)
         self._config["port"] = port
-        self._config["rtc"].update(tcp_port=tcp, udp_port=udp)
+        self._config["rtc"]["udp_port"] = udp
 
     async def _answers(self) -> None:
         deadline = time.monotonic() + self._timeout

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from livekit.agents import vad as agents_vad
-from livekit.plugins import silero
-
-from livekit.plugins import whisper
+from livekit.plugins import silero, whisper
 from livekit.plugins.whisper import backend as backend_module
 from livekit.plugins.whisper import config as config_module
 

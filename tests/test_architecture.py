@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from livekit.plugins import whisper
 
 ROOT = Path(whisper.__file__).parent

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from livekit.plugins.whisper import backend as backend_module
 from livekit.plugins.whisper import engines
 from livekit.plugins.whisper.audio import from_file
@@ -23,6 +22,7 @@ from livekit.plugins.whisper.types import (
     Transcript,
     Utterance,
 )
+
 from tests.support.weights import TINY, openai_tiny, recordings
 
 OPTIONS = DecodeOptions(language="en", word_timestamps=True)
@@ -142,7 +142,7 @@ async def test_engine_that_fails_is_an_engine_error_and_stays_usable(
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(model._engine, "transcribe", fail)
-    with pytest.raises(EngineError, match="decoding failed.*device-side assert") as caught:
+    with pytest.raises(EngineError, match=r"decoding failed.*device-side assert") as caught:
         await local.transcribe(TINY, Utterance(audio), OPTIONS)
     assert caught.value.retryable
     monkeypatch.setattr(model._engine, "transcribe", lambda batch, options: [])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from livekit.plugins.whisper.config import STTConfig
 from livekit.plugins.whisper.errors import ConfigError
 from livekit.plugins.whisper.types import DecodeOptions, ModelKey

@@ -16,9 +16,9 @@ from livekit import rtc
 from livekit.agents import APIConnectOptions, APIError, stt
 from livekit.agents import vad as agents_vad
 from livekit.agents.types import NOT_GIVEN, NotGivenOr
-
 from livekit.plugins import whisper
 from livekit.plugins.whisper.audio import from_file
+
 from tests.support.weights import TINY, openai_checkpoint, recordings
 
 Factory = type[whisper.ProviderFactory]

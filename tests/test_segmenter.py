@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from livekit.plugins.whisper.segmenter import KEPT_SECONDS, Segmenter
 from livekit.plugins.whisper.types import SAMPLE_RATE, Utterance
 
@@ -16,7 +17,7 @@ def ramp(start: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
 
 
 def positions(utterance: Utterance) -> list[int]:
-    return [int(round(x)) for x in utterance.audio.samples * 32768]
+    return [int(x) for x in np.round(utterance.audio.samples * 32768)]
 
 
 def test_utterance_is_what_lies_between_begin_and_end() -> None:
@@ -137,7 +138,7 @@ def test_whatever_the_vad_says_no_speech_is_lost_and_none_comes_twice(
             out.append(utterance)
 
     pieces = [(round(u.start * SAMPLE_RATE), u) for u in out]
-    for (start, utterance), (after, _) in zip(pieces, pieces[1:], strict=False):
+    for (start, utterance), (after, _) in pairwise(pieces):
         assert start + len(utterance.audio.samples) <= after
     for start, utterance in pieces:
         expected = ramp(start, len(utterance.audio.samples))

@@ -19,12 +19,12 @@ from livekit.agents import APIConnectionError, APIConnectOptions, APIError, stt
 from livekit.agents import vad as agents_vad
 from livekit.agents.metrics import STTMetrics
 from livekit.agents.types import NOT_GIVEN, NotGivenOr
-from numpy.typing import NDArray
-
 from livekit.plugins import whisper
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.stream import WhisperStreamAdapter
 from livekit.plugins.whisper.stt import FasterWhisperSTT, WhisperSTT
+from numpy.typing import NDArray
+
 from scripts.wer import pooled_word_error_rate
 from tests.support.weights import REFERENCES, TINY, openai_checkpoint, recordings
 
@@ -132,7 +132,7 @@ async def test_fields_of_the_final(adapter: WhisperStreamAdapter) -> None:
     data = final.alternatives[0]
     assert data.language == "en"
     assert 0.5 < data.confidence <= 1
-    # The reading starts 1 s into the stream, after at most 0.5 s of prefix padding, and lasts 3.3 s.
+    # The reading starts 1 s into the stream, less at most 0.5 s of padding, and lasts 3.3 s.
     assert 100.4 <= data.start_time <= 101.6
     assert 103.0 <= data.end_time <= 105.3
     assert final.request_id

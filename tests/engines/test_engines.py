@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from livekit.plugins.whisper import engines, models
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.engines import Engine
@@ -15,6 +14,7 @@ from livekit.plugins.whisper.errors import (
     ModelDamaged,
 )
 from livekit.plugins.whisper.types import Audio, DecodeOptions, ModelKey
+
 from scripts.wer import normalise, pooled_word_error_rate
 from tests.support.weights import REFERENCES, TINY, openai_tiny, recordings
 
