@@ -10,17 +10,23 @@ names ("openai/gpt-4.1-mini") or, with LLM_BASE_URL or TTS_BASE_URL, one on a se
 
 import logging
 import os
+import sys
 from typing import Any
 
 from dotenv import load_dotenv
-from livekit import agents
-from livekit.agents import Agent, AgentServer, AgentSession, JobContext, JobExecutorType, cli
+from livekit.agents import (
+    NOT_GIVEN,
+    Agent,
+    AgentServer,
+    AgentSession,
+    JobContext,
+    JobExecutorType,
+    cli,
+    room_io,
+)
 from livekit.plugins import silero, whisper
 
 load_dotenv()
-if os.getenv("LLM_BASE_URL") or os.getenv("TTS_BASE_URL"):
-    from livekit.plugins import openai
-
 server = AgentServer(
     setup_fnc=whisper.prewarm,
     num_idle_processes=1,  # each of them keeps a model warm
@@ -29,19 +35,15 @@ server = AgentServer(
 )
 
 
-def choose_llm() -> agents.llm.LLM[Any] | str | None:
-    model, url = os.getenv("LLM_MODEL"), os.getenv("LLM_BASE_URL")
-    if model and url:
-        return openai.LLM(model=model, base_url=url, api_key=os.getenv("LLM_API_KEY", "none"))
-    return model
+def choose(kind: str, **options: str | None) -> Any:
+    """The LLM or TTS that the environment names, if it names one."""
+    model, url = os.getenv(f"{kind}_MODEL"), os.getenv(f"{kind}_BASE_URL")
+    if not model or not url:
+        return model or NOT_GIVEN
+    from livekit.plugins import openai
 
-
-def choose_tts() -> agents.tts.TTS[Any] | str | None:
-    model, url, voice = (os.getenv(f"TTS_{name}") for name in ("MODEL", "BASE_URL", "VOICE"))
-    if model and url:
-        key = os.getenv("TTS_API_KEY", "none")
-        return openai.TTS(model=model, base_url=url, api_key=key, voice=voice or "alloy")
-    return f"{model}:{voice}" if model and voice else model
+    key, given = os.getenv(f"{kind}_API_KEY", "none"), {k: v for k, v in options.items() if v}
+    return getattr(openai, kind)(model=model, base_url=url, api_key=key, **given)
 
 
 def build_session() -> AgentSession[None]:
@@ -49,8 +51,8 @@ def build_session() -> AgentSession[None]:
     return AgentSession(
         vad=vad,
         stt=whisper.ProviderFactory.create_stt(whisper.STTConfig(), vad=vad),
-        llm=choose_llm() or agents.NOT_GIVEN,
-        tts=choose_tts() or agents.NOT_GIVEN,
+        llm=choose("LLM"),
+        tts=choose("TTS", voice=os.getenv("TTS_VOICE")),
         # In dev mode LiveKit's own choices for these two would send the audio to its cloud.
         turn_handling={"turn_detection": "vad", "interruption": {"mode": "vad"}},
     )
@@ -63,7 +65,7 @@ async def transcribe(ctx: JobContext) -> None:
     if session.stt:  # gives the cached model back; LiveKit leaves that to us
         ctx.add_shutdown_callback(session.stt.aclose)
     answers = session.llm is not None
-    options = agents.room_io.RoomOptions(
+    options = room_io.RoomOptions(
         audio_output=answers and session.tts is not None, text_input=answers
     )
     await session.start(Agent(instructions="Be brief."), room=ctx.room, room_options=options)
@@ -79,4 +81,8 @@ def hide_what_was_said(record: logging.LogRecord) -> bool:
 logging.getLogger("livekit.agents").addFilter(hide_what_was_said)
 
 if __name__ == "__main__":
+    try:
+        whisper.ProviderFactory.cached_stt()  # a wrong setting ends here, not in every job
+    except whisper.WhisperError as exc:
+        sys.exit(f"error: {exc}")
     cli.run_app(server)

@@ -106,7 +106,7 @@ class Speaker:
         recording: Recording,
         *,
         before: float = 1.0,
-        quiet: float = 1.5,
+        quiet: float = 1.0,
         timeout: float = 30.0,
     ) -> Utterance:
         """Plays one recording and waits for all of its words.
@@ -114,7 +114,8 @@ class Speaker:
         Args:
             recording: at the speaker's sample rate.
             before: seconds of silence before it.
-            quiet: it is over when no text has come for so many seconds after a final one.
+            quiet: it is over when no text has come for so many seconds, and the delay of the
+                latest final text, after that one.
             timeout: seconds to wait for that after the end of speech.
         """
         if recording.rate != self.rate:
@@ -139,8 +140,9 @@ class Speaker:
             news = self.heard[first:]
             finals = [h for h in news if h.final and h.speaker == self.identity]
             deadline = speech_end + timeout
-            if finals and finals[-1].at > speech_end:
-                deadline = min(deadline, news[-1].at + quiet)
+            if finals and (delay := finals[-1].at - speech_end) > 0:
+                # A VAD may split a recording, and the rest may take as long to decode.
+                deadline = min(deadline, news[-1].at + quiet + delay)
             left = deadline - time.monotonic()
             if left <= 0:
                 return finals

@@ -138,7 +138,7 @@ async def perform(server: LiveKitServer, settings: dict[str, str], recordings: S
     async with Worker(server, env=settings) as worker:
         console.print(f"worker registered after {time.monotonic() - started:.1f} s")
         loaded = await worker.logged("[WHISPER-LOAD]", timeout=LOAD_TIMEOUT)
-        console.print(escape(loaded[0]["message"]))
+        console.print(loaded[0]["message"], style="dim", markup=False)
         rows: list[Row] = []
         for number, part in enumerate(split(recordings), start=1):
             console.print(f"\n[bold]Room {number}[/]")

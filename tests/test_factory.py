@@ -378,6 +378,15 @@ def test_prewarm_failure_is_one_clear_line(
     assert errors[0].exc_info is None
 
 
+def test_prewarm_with_a_wrong_setting_is_one_clear_line(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Raised, it would have LiveKit start one process after the other."""
+    monkeypatch.setenv("STT_DEVICE", "gpu")
+    whisper.prewarm(None)
+    assert "device (STT_DEVICE): 'gpu': allowed" in caplog.text
+
+
 def test_creation_from_the_cache_does_no_work(factory: Factory, vad: agents_vad.VAD) -> None:
     """Not a timing: no thread is started and nothing is read from disk for a cached instance."""
     factory.create_stt(CONFIG, vad)

@@ -195,7 +195,7 @@ def test_compute_type_reaches_faster_whisper() -> None:
 
 
 def test_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'"livekit-plugins-whisper\[openai-whisper\]"'):
         engines.check(ModelKey("openai-whisper", "tiny.en"))
 

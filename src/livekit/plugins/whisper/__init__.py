@@ -78,12 +78,15 @@ __all__ = [
 def prewarm(proc: JobProcess | None = None) -> None:
     """An `AgentServer(setup_fnc=…)`: starts loading the configured model, and returns at once.
 
-    The configuration is the environment's, as `STTConfig()` reads it.
-
-    Raises:
-        ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
+    The configuration is the environment's, as `STTConfig()` reads it. What is wrong with it is
+    logged, not raised: LiveKit would start one process after the other. Call
+    `ProviderFactory.cached_stt()` where the program starts to be told there; `create_stt` raises
+    it in any case.
     """
-    ProviderFactory.cached_stt().prewarm()
+    try:
+        ProviderFactory.cached_stt().prewarm()
+    except WhisperError as exc:
+        logger.error("prewarm: %s", exc)
 
 
 class WhisperPlugin(Plugin):

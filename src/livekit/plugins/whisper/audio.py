@@ -5,6 +5,8 @@ Decoding and resampling are FFmpeg's (through PyAV), the same for files and for 
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ CUT_FRAME = SAMPLE_RATE // 10
 
 
 EXACT_FORMATS = {"wav", "w64", "aiff", "au", "caf", "flac", "mp3", "mp4", "mov", "matroska"}
-"""Containers (FFmpeg's names) that state their length; others only let it be guessed."""
+"""Containers (FFmpeg's names) that can state their length; others only let it be guessed."""
 TRUNCATION_SECONDS = 0.5
 """How much less than it states a file may hold; encoders pad by some milliseconds."""
 
@@ -65,8 +67,8 @@ def from_frames(frames: Frame | Iterable[Frame]) -> Audio:
 
 def from_pcm(samples: NDArray[np.int16], sample_rate: int) -> Audio:
     """Mono signed 16-bit samples at any rate → `Audio`."""
-    if sample_rate == SAMPLE_RATE:
-        return Audio(samples.astype(np.float32) / 32768.0)
+    if not len(samples) or sample_rate == SAMPLE_RATE:
+        return Audio(_scaled(samples))
     resampler = _resampler()
     frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
     frame.sample_rate = sample_rate
@@ -106,27 +108,26 @@ def blocks(source: str | PathLike[str] | BinaryIO) -> Iterator[Samples]:
     name = _name(source)
     with _open(source) as (container, stream):
         resampler = _resampler()
-        count = 0
+        end = 0.0
         try:
             for frame in container.decode(stream):
-                for samples in _convert(resampler, frame):
-                    count += len(samples)
-                    yield samples
-            for samples in _convert(resampler, None):
-                count += len(samples)
-                yield samples
+                # By its own time where it has one: a track may begin late, or have gaps.
+                start = end if frame.time is None else frame.time
+                end = start + frame.samples / frame.sample_rate
+                yield from _convert(resampler, frame)
+            yield from _convert(resampler, None)
         except av.FFmpegError as exc:
             raise AudioError(
-                f"{name}: damaged after {count / SAMPLE_RATE:.1f} s ({exc.strerror}); "
+                f"{name}: damaged after {end:.1f} s ({exc.strerror}); "
                 "convert it again from its source, or cut it before that point"
             ) from exc
-        stated = _stated_duration(container, source)
-        if stated and count / SAMPLE_RATE < stated - TRUNCATION_SECONDS:
+        stated = _stated_duration(container, stream, source)
+        if stated and end < stated - TRUNCATION_SECONDS:
             raise AudioError(
-                f"{name}: is truncated: it ends after {count / SAMPLE_RATE:.1f} s of the "
+                f"{name}: is truncated: it ends after {end:.1f} s of the "
                 f"{stated:.1f} s that it states; copy it again from its source"
             )
-    if not count:
+    if not end:
         raise AudioError(f"{name}: has an audio track with no sound in it; is it complete?")
 
 
@@ -172,11 +173,17 @@ def _mono(frame: Frame) -> NDArray[np.int16]:
 
 
 def _resampler() -> av.AudioResampler:
-    return av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+    # To 16 bits, as both engines' own loaders do: FFmpeg lets a mix of floats go past full scale.
+    return av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
 
 
 def _convert(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[Samples]:
-    return [out.to_ndarray()[0] for out in resampler.resample(frame)]
+    return [_scaled(out.to_ndarray()[0]) for out in resampler.resample(frame)]
+
+
+def _scaled(samples: NDArray[np.int16]) -> Samples:
+    scaled: Samples = samples.astype(np.float32) / np.float32(32768)
+    return scaled
 
 
 def _join(parts: Iterable[Samples]) -> Samples:
@@ -184,23 +191,57 @@ def _join(parts: Iterable[Samples]) -> Samples:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
 
 
-def _stated_duration(container: av.container.InputContainer, source: object) -> float | None:
-    """What the header says in seconds, for formats whose header is to be believed."""
+def _stated_duration(
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    source: str | PathLike[str] | BinaryIO,
+) -> float | None:
+    """What the header says in seconds, where it is to be believed."""
     formats = set(container.format.name.split(","))
-    if not formats & EXACT_FORMATS or not container.duration:
+    if not formats & EXACT_FORMATS:
         return None
-    stated = container.duration / av.time_base
-    if "wav" in formats and isinstance(source, (str, PathLike)):
-        stated *= _wav_excess(Path(source))
-    return stated
+    if stream.duration and stream.time_base:
+        stated = float(stream.duration * stream.time_base)
+    elif container.duration and len(container.streams) == 1:  # else it may be the picture's
+        stated = container.duration / av.time_base
+    else:
+        return None
+    try:
+        with _again(source) as file:
+            if "wav" in formats:
+                return stated * _wav_excess(file)
+            return stated if "mp3" not in formats or _mp3_states(file) else None
+    except OSError:  # a stream that cannot go back
+        return None
 
 
-def _wav_excess(path: Path) -> float:
+def _wav_excess(file: BinaryIO) -> float:
     """How much larger than the file its RIFF header says that it is (FFmpeg takes the file's)."""
-    with path.open("rb") as file:
-        name, size = struct.unpack("<4sI", file.read(8))
-    known = name == b"RIFF" and size not in (0, 0xFFFFFFFF)  # those two: written to a pipe
-    return max(1.0, (size + 8) / path.stat().st_size) if known else 1.0
+    name, size = struct.unpack("<4sI", file.read(8))
+    # What is written to a pipe has 0, or close to 2 or 4 GiB, as its size.
+    known = name == b"RIFF" and size and all(abs(size - x) > 1 << 16 for x in (1 << 31, 1 << 32))
+    return max(1.0, (size + 8) / file.seek(0, os.SEEK_END)) if known else 1.0
+
+
+def _mp3_states(file: BinaryIO) -> bool:
+    """Whether the first frame says how many there are; else FFmpeg guesses by the bit rate."""
+    head = file.read(10)
+    if head[:3] == b"ID3":  # a tag, whose size is written in 7 bits a byte
+        a, b, c, d = head[6:]
+        file.seek(a << 21 | b << 14 | c << 7 | d, os.SEEK_CUR)
+    first = file.read(200)
+    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+@contextmanager
+def _again(source: str | PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
+    """A file from its beginning, for what FFmpeg does not tell."""
+    if isinstance(source, (str, PathLike)):
+        with Path(source).open("rb") as file:
+            yield file
+    else:
+        source.seek(0)
+        yield source
 
 
 def _name(source: str | PathLike[str] | BinaryIO) -> str:
@@ -214,13 +255,19 @@ def _open(
     name = _name(source)
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        if not path.exists():
-            raise AudioError(f"{name}: no such file")
-        if path.is_dir():
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise AudioError(f"{name}: no such file") from None
+        except OSError as exc:
+            raise AudioError(f"{name}: cannot be read ({exc.strerror})") from exc
+        if stat.S_ISDIR(found.st_mode):
             raise AudioError(f"{name}: is a folder; name the files in it")
-        if not path.stat().st_size:
+        if not stat.S_ISREG(found.st_mode):  # a pipe can be read once only, and may never answer
+            raise AudioError(f"{name}: is not an ordinary file; write its contents to one")
+        if not found.st_size:
             raise AudioError(f"{name}: is empty (0 bytes)")
-        source = str(path)
+        source = f"file:{path}"  # else FFmpeg takes a name with a colon in it for an address
     try:
         container = av.open(source, mode="r", metadata_errors="ignore")
     except PermissionError as exc:

@@ -32,8 +32,9 @@ app = typer.Typer(
 models_app = typer.Typer(help="List, fetch and check models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
-_out = Console(soft_wrap=True, highlight=False)
-_err = Console(stderr=True, soft_wrap=True, highlight=False)
+# Names of files and models are shown as they are: [x] is no style, :x: no picture.
+_out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 EngineOption = Annotated[str, typer.Option("--engine", "-e", help=f"One of: {', '.join(ENGINES)}.")]
 
@@ -158,11 +159,11 @@ def run_doctor() -> None:
     """Look over the installation, and say how to mend what is not right."""
     findings = doctor.examine()
     for finding in findings:
-        mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
-        _out.print(f"{mark[finding.state]}  {finding.subject}: ", end="")
-        _out.print(finding.fact, markup=False)
+        style = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
+        _out.print(f"{finding.state:4}", style=style, end="")
+        _out.print(f"  {finding.subject}: {finding.fact}")
         if finding.remedy:
-            _out.print(f"      → {finding.remedy}", markup=False)
+            _out.print(f"      → {finding.remedy}")
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
 
@@ -173,7 +174,7 @@ async def _transcribe_all(
     """Transcribes one after the other; a file that fails does not stop the others."""
     good = True
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -195,7 +196,7 @@ async def _transcribe_all(
             text = FORMATS[form](join(heard))
             if target:
                 target.write_text(text, encoding="utf-8")
-                _err.print(f"{file} → {target}", markup=False)
+                _err.print(f"{file} → {target}")
             else:
                 if len(files) > 1 and form != "json":
                     print(f"==> {file} <==")  # noqa: T201
@@ -251,4 +252,4 @@ def _check_engine(engine: str) -> None:
 
 
 def _fail(exc: WhisperError) -> None:
-    _err.print(f"error: {exc}", markup=False, style="red")
+    _err.print(f"error: {exc}", style="red")

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -137,13 +137,11 @@ class STTConfig(BaseSettings):
     fallback: Annotated[STTConfig | None, NoDecode, BeforeValidator(_parse_fallback)] = None
     """Takes over when this one fails: a provider's name, a mapping, or another `STTConfig`."""
 
-    if not TYPE_CHECKING:  # type checkers take the signature from the fields
-
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError as exc:
-                raise ConfigError(_explain(exc)) from None
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            raise ConfigError(_explain(exc)) from None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> STTConfig:

@@ -11,7 +11,7 @@ from .types import Transcript
 
 def to_text(transcript: Transcript) -> str:
     """A line for each segment."""
-    return "".join(f"{segment.text}\n" for segment in transcript.segments)
+    return "".join(f"{' '.join(segment.text.split())}\n" for segment in transcript.segments)
 
 
 def to_srt(transcript: Transcript) -> str:

@@ -20,13 +20,14 @@ import math
 import os
 import re
 import struct
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import ConfigError, DownloadError, ModelDamaged, ModelNotFound
+from .errors import ConfigError, DownloadError, MissingExtraError, ModelDamaged, ModelNotFound
 from .log import logger
 
 PACKAGE = "package:"
@@ -124,7 +125,7 @@ def check_reference(engine: str, reference: str) -> None:
     if reference.startswith(PACKAGE):
         _package_path(reference)
         return
-    if Path(reference).expanduser().exists():
+    if _local(reference):
         return
     if _is_path(reference):
         raise ModelNotFound(f"model {reference!r}: no such file or directory")
@@ -152,24 +153,28 @@ def resolve(
         ModelNotFound: there is no such model.
         ModelDamaged: a file is missing, truncated or altered.
         DownloadError: the hub did not deliver.
+        MissingExtraError: the names of openai-whisper are known to its package only.
     """
     check_reference(engine, reference)
     if reference.startswith(PACKAGE):
-        path = _package_path(reference)
-    elif reference not in known_names(engine) and Path(reference).expanduser().exists():
-        path = Path(reference).expanduser()
-    elif engine == "openai-whisper" and reference in CHECKPOINT_NAMES:
-        path = _checkpoint(reference, offline)
-    else:
-        try:
-            path = _snapshot(engine, reference, revision, offline)
-            return check_files(engine, path, reference)
-        except ModelDamaged as exc:
-            if offline:
-                raise
-            logger.warning("%s; fetching it again", exc)
-        path = _snapshot(engine, reference, revision, offline, force=True)
-    return check_files(engine, path, reference)
+        return check_files(engine, _package_path(reference), reference)
+    if reference not in known_names(engine) and (path := _local(reference)):
+        return check_files(engine, path, reference)
+
+    def fetch(force: bool) -> ModelFiles:
+        if engine == "openai-whisper" and reference in CHECKPOINT_NAMES:
+            path = _checkpoint(reference, offline, force)
+        else:
+            path = _snapshot(engine, reference, revision, offline, force)
+        return check_files(engine, path, reference)
+
+    try:
+        return fetch(force=False)
+    except ModelDamaged as exc:
+        if offline:
+            raise
+        logger.warning("%s; fetching it again", exc)
+    return fetch(force=True)
 
 
 def check_files(engine: str, path: Path, reference: str) -> ModelFiles:
@@ -178,6 +183,13 @@ def check_files(engine: str, path: Path, reference: str) -> ModelFiles:
     Raises:
         ModelDamaged: the message names the file.
     """
+    try:
+        return _check_files(engine, path, reference)
+    except OSError as exc:
+        raise ModelDamaged(f"{exc.filename or path}: cannot be read ({exc.strerror})") from exc
+
+
+def _check_files(engine: str, path: Path, reference: str) -> ModelFiles:
     if engine == "openai-whisper":
         path = _single_checkpoint(path)
         files, parameters = [path], 0
@@ -213,8 +225,17 @@ def _is_hub(reference: str) -> bool:
         bool(_REPOSITORY.fullmatch(reference))
         and not reference.startswith((".", "~"))
         and not reference.endswith(".pt")
-        and not Path(reference).exists()
+        and not _local(reference)
     )
+
+
+def _local(reference: str) -> Path | None:
+    """The path that a reference is, if there is something at it."""
+    try:
+        path = Path(reference).expanduser()
+        return path if reference and path.exists() else None
+    except (RuntimeError, OSError):  # no such user's home; a name too long; may not be looked at
+        return None
 
 
 def _is_path(reference: str) -> bool:
@@ -224,9 +245,13 @@ def _is_path(reference: str) -> bool:
 def _package_path(reference: str) -> Path:
     name, _, inner = reference.removeprefix(PACKAGE).partition("/")
     module = name.replace("-", "_")
-    if not module.isidentifier() or not inner or ".." in Path(inner).parts:
+    path = Path(inner)
+    if not module.isidentifier() or not inner or path.is_absolute() or ".." in path.parts:
         raise ConfigError(f"model {reference!r}: must read {PACKAGE}NAME/PATH")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:  # __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ModelNotFound(
             f"model {reference!r}: no package {name!r} is installed; pip install {name}"
@@ -238,7 +263,7 @@ def _package_path(reference: str) -> Path:
 
 
 def _snapshot(
-    engine: str, reference: str, revision: str | None, offline: bool, force: bool = False
+    engine: str, reference: str, revision: str | None, offline: bool, force: bool
 ) -> Path:
     """The directory of a hub repository in the Hugging Face cache (HF_HOME, HF_TOKEN… apply)."""
     from huggingface_hub import HfApi, snapshot_download
@@ -269,6 +294,8 @@ def _snapshot(
                 raise ModelNotFound(
                     f"model {reference!r} is not on this machine; fetch it with: {how}"
                 ) from None
+        except hub.HFValidationError as exc:
+            raise ModelNotFound(f"model {reference!r}: is no name of a repository: {exc}") from None
     try:
         # Asked first because snapshot_download() retries for 23 s where there is no network.
         HfApi().model_info(repository, revision=revision or pinned, timeout=HUB_TIMEOUT)
@@ -290,20 +317,27 @@ def _snapshot(
         ) from exc
 
 
-def _checkpoint(name: str, offline: bool) -> Path:
+def _checkpoint(name: str, offline: bool, force: bool) -> Path:
     """openai-whisper's own download, with its checksum, into its own cache folder."""
+    url = _checkpoint_url(name)
     import whisper
 
-    url: str = whisper._MODELS[name]
     cache = os.getenv("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     root = Path(cache, "whisper")
     target = Path(root, url.rsplit("/", 1)[-1])
     how = f"livekit-whisper models fetch {name} --engine openai-whisper"
-    if target.is_file() and (offline or sha256(target) == url.split("/")[-2]):
+    if force:
+        target.unlink(missing_ok=True)
+    if target.is_file():
         return target
     if offline:
         raise ModelNotFound(f"model {name!r} is not on this machine; fetch it with: {how}")
     try:
+        # Asked first because openai-whisper waits without end for a server that does not answer.
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT
+        ):
+            pass
         return Path(whisper._download(url, str(root), False))
     except Exception as exc:
         target.unlink(missing_ok=True)  # a part of a file must not look like a model
@@ -312,6 +346,18 @@ def _checkpoint(name: str, offline: bool) -> Path:
             f"({type(exc).__name__}: {_first_line(exc)}). Where there is a network, run: {how}; "
             "or give a .pt file as the model"
         ) from exc
+
+
+def _checkpoint_url(name: str) -> str:
+    try:
+        import whisper
+    except ImportError as exc:
+        raise MissingExtraError(
+            f"model {name!r}: openai-whisper is not installed; "
+            'run: pip install "livekit-plugins-whisper[openai-whisper]"'
+        ) from exc
+    url: str = whisper._MODELS[name]
+    return url
 
 
 def _complete(engine: str, path: Path) -> bool:
@@ -369,6 +415,9 @@ def _check_binary(path: Path) -> int:
                 _, length = _unpack(file, "<BI")
                 if file.seek(length, os.SEEK_CUR) > size:
                     raise EOFError
+            (aliases,) = _unpack(file, "<I")
+            for _ in range(2 * aliases):  # a name, and the variable that it stands for
+                _string(file)
     except (EOFError, UnicodeDecodeError):
         raise ModelDamaged(
             f"{path}: is truncated or is no CTranslate2 model ({size} bytes); fetch it again"
@@ -392,13 +441,15 @@ def _string(file: BinaryIO) -> str:
 
 
 def _known_sums(reference: str, path: Path) -> dict[str, str]:
-    """SHA-256 by file name: from SHA256SUMS, a wheel's RECORD, or the hub cache's blob names."""
+    """SHA-256 by file name, from whatever states it for this kind of model."""
     folder = path if path.is_dir() else path.parent
     if (listed := folder / SUMS).is_file():
         lines = (line.split(maxsplit=1) for line in listed.read_text().splitlines())
         return {parts[1].strip().lstrip("*"): parts[0] for parts in lines if len(parts) == 2}
     if reference.startswith(PACKAGE):
         return dict(_record_sums(reference, folder))
+    if reference in CHECKPOINT_NAMES and path.is_file():
+        return {path.name: _checkpoint_url(reference).split("/")[-2]}
     # The hub's cache stores a large file under its SHA-256 and links to it by name.
     links = {file.name: file.resolve().name for file in folder.iterdir() if file.is_symlink()}
     return {name: blob for name, blob in links.items() if re.fullmatch("[0-9a-f]{64}", blob)}

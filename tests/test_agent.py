@@ -1,0 +1,145 @@
+"""The whole agent: simple_main.py, a real livekit-server, a room, and somebody who speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scripts.room import ROOT, Caller, LiveKitServer, Recording, Worker, find_server
+from scripts.wer import pooled_word_error_rate
+from tests.support.weights import REFERENCES, TINY, openai_checkpoint, recordings
+
+pytestmark = [
+    pytest.mark.skipif(find_server() is None, reason="no livekit-server: `make server` gets it"),
+    pytest.mark.timeout(240),
+]
+
+FASTER = {"STT_PROVIDER": "faster-whisper", "STT_MODEL": TINY.model}
+
+
+async def speak(server: LiveKitServer, room: str, paths: list[Path]) -> list[tuple[str, str]]:
+    """Plays recordings in a room; returns what was said and what was understood."""
+    pairs = []
+    async with Caller(server, room) as caller:
+        for path in paths:
+            utterance = await caller.play(Recording.read(path))
+            assert utterance.final_at is not None, f"nothing arrived for {path.name}"
+            pairs.append((REFERENCES[path.name], utterance.text))
+        assert {heard.speaker for heard in caller.heard} == {caller.identity}
+    return pairs
+
+
+def check_log(worker: Worker, pairs: list[tuple[str, str]]) -> None:
+    """Nothing that was said is in the log, and nothing went wrong."""
+    log = worker.output()
+    for _, text in pairs:
+        assert text not in log
+        assert text.split(",")[0] not in log
+    assert "Traceback" not in log
+
+
+async def test_two_jobs_in_a_row_load_the_model_once_per_process() -> None:
+    async with LiveKitServer() as server, Worker(server, env=FASTER) as worker:
+        pairs = await speak(server, "room-1", recordings()[:2])
+        pairs += await speak(server, "room-2", recordings()[4:])
+        assert pooled_word_error_rate(pairs) <= 0.20
+        loads = Counter(record["pid"] for record in worker.records("[WHISPER-LOAD]"))
+        created = Counter(record["pid"] for record in worker.records("[STT-CACHE] creating"))
+        reused = Counter(record["pid"] for record in worker.records("[STT-CACHE] reusing"))
+        assert len(reused) == 2  # two jobs, each in a process of its own
+        assert set(reused) <= set(loads)
+        assert set(loads.values()) == set(created.values()) == {1}
+        check_log(worker, pairs)
+
+
+async def test_jobs_in_threads_share_one_model_and_one_instance() -> None:
+    environment = {**FASTER, "AGENT_EXECUTOR": "thread"}
+    async with LiveKitServer() as server, Worker(server, env=environment) as worker:
+        pairs = await speak(server, "room-1", recordings()[4:])
+        pairs += await speak(server, "room-2", recordings()[4:])
+        assert pooled_word_error_rate(pairs) <= 0.20
+        assert len(worker.records("[WHISPER-LOAD]")) == 1
+        assert len(worker.records("[STT-CACHE] creating")) == 1
+        assert len(worker.records("[STT-CACHE] reusing")) >= 2
+        check_log(worker, pairs)
+
+
+async def test_two_rooms_at_once() -> None:
+    async with LiveKitServer() as server, Worker(server, env=FASTER) as worker:
+        found = await asyncio.gather(
+            *(speak(server, f"room-{number}", recordings()[3:]) for number in (1, 2))
+        )
+        assert pooled_word_error_rate([pair for pairs in found for pair in pairs]) <= 0.20
+        check_log(worker, found[0])
+
+
+async def test_the_other_engine() -> None:
+    environment = {"STT_PROVIDER": "whisper", "STT_MODEL": str(openai_checkpoint())}
+    async with LiveKitServer() as server, Worker(server, env=environment) as worker:
+        await worker.logged("[WHISPER-LOAD]", timeout=120)
+        pairs = await speak(server, "room", recordings()[4:])
+        assert pooled_word_error_rate(pairs) <= 0.20
+        check_log(worker, pairs)
+
+
+async def test_agent_hears_the_fallback_when_the_primary_cannot_be_loaded(tmp_path: Path) -> None:
+    environment = {
+        "STT_MODEL": str(tmp_path),  # no model in it
+        "STT_FALLBACK": f'{{"provider": "faster-whisper", "model": "{TINY.model}"}}',
+    }
+    async with LiveKitServer() as server, Worker(server, env=environment) as worker:
+        pairs = await speak(server, "room", recordings()[3:])
+        assert pooled_word_error_rate(pairs) <= 0.20
+        failures = worker.records("[WHISPER-LOAD]")
+        assert any("model.bin: is missing" in record["message"] for record in failures)
+
+
+def test_wrong_setting_is_told_and_the_worker_does_not_start() -> None:
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "simple_main.py"), "start"],
+        env={**os.environ, "STT_DEVICE": "gpu"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "device (STT_DEVICE): 'gpu': allowed: 'auto', 'cpu'" in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_demo_leaves_nothing_behind_after_ctrl_c(tmp_path: Path) -> None:
+    """The demo itself runs in CI; here it is interrupted as soon as its worker is there."""
+    mark = f"DEMO_TEST={tmp_path}"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "demo.py")],
+        env={**os.environ, "DEMO_TEST": str(tmp_path)},
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any("registered" in line for line in process.stdout)
+    assert len(_with(mark)) > 2  # the demo, the server, the worker
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert _with(mark) == []
+
+
+def _with(mark: str) -> list[int]:
+    """Processes that have inherited a variable."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            name, _, value = mark.partition("=")
+            if process.environ().get(name) == value:
+                found.append(process.pid)
+    return found
