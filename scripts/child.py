@@ -105,12 +105,15 @@ class Child(ABC):
                 self.kill()
             with contextlib.suppress(asyncio.TimeoutError):
                 await until(lambda: not _group(process.pid), 5)
+        self._tidy()
+
+    def _tidy(self) -> None:
         if self._temporary is not None:
             self._last_output = self.output()
             self._temporary.cleanup()
 
     def kill(self) -> None:
-        """The same, at once."""
+        """Ends all of it at once; its output stays."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -127,6 +130,7 @@ def kill_all() -> None:
     """Kills whatever is still running, at once: for a second Ctrl-C, or an end without a stop."""
     for child in list(Child.alive):
         child.kill()
+        child._tidy()
 
 
 atexit.register(kill_all)

@@ -114,8 +114,8 @@ class Speaker:
         Args:
             recording: at the speaker's sample rate.
             before: seconds of silence before it.
-            quiet: it is over when no text has come for so many seconds, and the delay of the
-                latest final text, after that one.
+            quiet: it is over when no text has come for so many seconds and as long again as the
+                latest final text took.
             timeout: seconds to wait for that after the end of speech.
         """
         if recording.rate != self.rate:

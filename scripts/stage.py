@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import logging
 import os
 import statistics
 import time
@@ -156,6 +157,7 @@ async def rehearse(settings: dict[str, str], recordings: Script) -> list[Row]:
     for name in [name for name in os.environ if name.startswith(("STT_", "LLM_", "TTS_"))]:
         del os.environ[name]
     os.environ.update(settings, PYTHON_DOTENV_DISABLED="1")
+    logging.getLogger("livekit").setLevel(logging.ERROR)
     rows: list[Row] = []
     for number, part in enumerate(split(recordings), start=1):
         console.print(f"\n[bold]Session {number}[/]")

@@ -174,6 +174,27 @@ def test_clear_takes_out_only_what_nobody_holds() -> None:
     assert [(entry.key, entry.refs) for entry in cache.info().entries] == [("held", 1)]
 
 
+def test_release_by_the_garbage_collector_in_the_middle_of_a_call() -> None:
+    """A finalizer runs in whatever thread is allocating, also in one that holds the lock."""
+    cache: Cache[str, object] = Cache(max_entries=0, size=lambda value: 1)
+    for key in ("a", "b"):
+        cache.hold(key)
+        cache.get(key, opened(key))
+
+    class Clocked:
+        def __call__(self) -> float:
+            if cache._refs["a"]:
+                cache.release("a")  # as a finalizer would, under the lock
+            return 0.0
+
+    cache._clock = Clocked()
+    caller = threading.Thread(target=cache.release, args=("b",), daemon=True)
+    caller.start()
+    caller.join(30)
+    assert not caller.is_alive()
+    assert cache.info().entries == ()
+
+
 def test_info_tells_the_truth() -> None:
     clock = Clock()
     cache: Cache[str, object] = Cache(clock=clock, size=lambda value: 7)

@@ -191,7 +191,7 @@ def test_wrong_value_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_secret_is_not_shown_when_it_is_wrong() -> None:
     with pytest.raises(ConfigError) as caught:
-        STTConfig(api_key=["sk-very-secret"])  # type: ignore[arg-type]
+        STTConfig(api_key=["sk-very-secret"])
     assert "very-secret" not in str(caught.value)
 
 

@@ -86,7 +86,9 @@ class Cache(Generic[K, V]):
     ) -> None:
         self._close, self._size, self._clock = close, size, clock
         self._max_entries, self._max_bytes, self._ttl = max_entries, max_bytes, ttl
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may release a forgotten handle in any thread, also in
+        # one that is in here.
+        self._lock = threading.RLock()
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._refs: Counter[K] = Counter()
         self._timer: threading.Timer | None = None
@@ -161,7 +163,7 @@ class Cache(Generic[K, V]):
                     refs=self._refs[key],
                     size=entry.size,
                 )
-                for key, entry in self._entries.items()
+                for key, entry in list(self._entries.items())
                 if entry.future.done()
             )
             return CacheInfo(self._hits, self._misses, self._failures, self._evictions, entries)
@@ -231,8 +233,7 @@ class Cache(Generic[K, V]):
         for key, entry in list(self._entries.items()):
             if self._refs[key] or key == spare or not entry.future.done():
                 continue
-            if unwanted(key, entry):
-                del self._entries[key]
+            if unwanted(key, entry) and self._entries.pop(key, None) is not None:
                 self._evictions += 1
                 values.append(entry.future.result())
         return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ EngineOption = Annotated[str, typer.Option("--engine", "-e", help=f"One of: {', 
 
 def main() -> None:
     """Runs the command. A user's mistake ends in one line and a status other than 0."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal cannot show is no mistake
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except WhisperError as exc:
@@ -157,7 +160,7 @@ def check(
 @app.command("doctor")
 def run_doctor() -> None:
     """Look over the installation, and say how to mend what is not right."""
-    findings = doctor.examine()
+    findings = doctor.examine(ProviderFactory.providers())
     for finding in findings:
         style = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
         _out.print(f"{finding.state:4}", style=style, end="")
@@ -195,8 +198,13 @@ async def _transcribe_all(
                     continue
             text = FORMATS[form](join(heard))
             if target:
-                target.write_text(text, encoding="utf-8")
-                _err.print(f"{file} → {target}")
+                try:
+                    target.write_text(text, encoding="utf-8")
+                except OSError as exc:
+                    good = False
+                    _fail(ConfigError(f"--output-dir: {target}: {exc.strerror}; name another"))
+                else:
+                    _err.print(f"{file} → {target}")
             else:
                 if len(files) > 1 and form != "json":
                     print(f"==> {file} <==")  # noqa: T201

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -97,6 +97,8 @@ class STTConfig(BaseSettings):
         hide_input_in_errors=False,
         protected_namespaces=(),
     )
+
+    _reads_environment: ClassVar[bool] = True
 
     provider: str = Field(default="faster-whisper", min_length=1)
     """`faster-whisper`, `whisper`, `openai`, or a registered name."""
@@ -202,6 +204,8 @@ class STTConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        if not cls._reads_environment:
+            return (init_settings,)
         dotenv = _DotEnv(settings_cls)
         path = os.environ.get(CONFIG_FILE) or dotenv.config_file
         _warn_unknown(cls, os.environ, "the environment")
@@ -213,16 +217,7 @@ class STTConfig(BaseSettings):
 class ExplicitConfig(STTConfig):
     """An `STTConfig` that reads no environment and no file: a fallback, or arguments in code."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    _reads_environment: ClassVar[bool] = False
 
 
 class _DotEnv(DotEnvSettingsSource):

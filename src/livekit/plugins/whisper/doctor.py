@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import os
 import platform
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,8 +37,12 @@ class Finding:
     """How to mend it."""
 
 
-def examine() -> list[Finding]:
-    """Looks at versions, engines, devices, the configured model, and the LiveKit server."""
+def examine(providers: Sequence[str]) -> list[Finding]:
+    """Looks at versions, engines, devices, the configured model, and the LiveKit server.
+
+    Args:
+        providers: the names that `provider` can have.
+    """
     findings = [
         Finding("ok", "Python", platform.python_version()),
         Finding("ok", "livekit-plugins-whisper", __version__),
@@ -49,7 +55,7 @@ def examine() -> list[Finding]:
     except WhisperError as exc:
         return [*findings, Finding("bad", "configuration", str(exc)), _server()]
     while config is not None:
-        findings.append(_provider(config))
+        findings.append(_provider(config, providers))
         config = config.fallback
     return [*findings, _server()]
 
@@ -102,7 +108,12 @@ def _devices(engine: str) -> str:
     return f"{torch.cuda.device_count()} CUDA devices, PyTorch {torch.__version__}"
 
 
-def _provider(config: STTConfig) -> Finding:
+def _provider(config: STTConfig, providers: Sequence[str]) -> Finding:
+    if config.provider not in providers:
+        fact = f"is not known (allowed: {', '.join(providers)})"
+        return Finding(
+            "bad", f"provider {config.provider}", fact, "set STT_PROVIDER to one of them"
+        )
     if config.provider not in ("faster-whisper", "whisper"):
         return Finding("ok", f"provider {config.provider}", "not a local model")
     key = config.model_key
@@ -117,16 +128,17 @@ def _provider(config: STTConfig) -> Finding:
 
 def _server() -> Finding:
     url = os.environ.get("LIVEKIT_URL") or DEFAULT_URL
-    http = url.replace("ws", "http", 1) if url.startswith("ws") else url
+    address = url.replace("ws", "http", 1) if url.startswith("ws") else url
     try:
-        with urllib.request.urlopen(http, timeout=3) as answer:
+        with urllib.request.urlopen(address, timeout=3) as answer:
             return Finding("ok", "LiveKit server", f"{url} answers ({answer.status})")
     except urllib.error.HTTPError as exc:
+        exc.close()
         return Finding("ok", "LiveKit server", f"{url} answers ({exc.code})")
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, http.client.HTTPException) as exc:
         return Finding(
             "note",
             "LiveKit server",
-            f"{url} does not answer ({exc})",
+            f"{url} does not answer ({exc or type(exc).__name__})",
             "start one: livekit-server --config livekit.yaml; or set LIVEKIT_URL",
         )
