@@ -14,6 +14,7 @@ from livekit.agents import APIConnectionError, APIConnectOptions, APIStatusError
 from livekit.agents.metrics import STTMetrics
 from livekit.plugins import whisper
 from livekit.plugins.whisper import engines
+from livekit.plugins.whisper import stt as stt_module
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.errors import (
     BackendClosed,
@@ -204,3 +205,22 @@ def test_mistakes_are_told_by_the_constructor(
 ) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+async def test_instance_of_ones_own_keeps_its_model_until_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch, speech: rtc.AudioFrame
+) -> None:
+    small = whisper.LocalBackend(whisper.Limits(memory=1))
+    stt = whisper.FasterWhisperSTT(TINY.model, backend=small)
+    await stt.recognize(speech)
+    small.clear()
+    assert [entry.refs for entry in small.info().entries] == [1]
+    await stt.aclose()
+    await stt.aclose()
+    assert small.info().entries == ()
+
+
+def test_translation_is_marked_as_english_with_its_source() -> None:
+    event = stt_module._speech_event(Transcript("Good morning", "de"), "translate")
+    data = event.alternatives[0]
+    assert (data.language, data.source_languages) == ("en", ["de"])

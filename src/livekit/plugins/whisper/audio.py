@@ -128,7 +128,7 @@ def blocks(source: str | PathLike[str] | BinaryIO) -> Iterator[Samples]:
                 f"{stated:.1f} s that it states; copy it again from its source"
             )
     if not end:
-        raise AudioError(f"{name}: has an audio track with no sound in it; is it complete?")
+        raise AudioError(f"{name}: has no sound in it; is it complete, and is it audio?")
 
 
 def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:

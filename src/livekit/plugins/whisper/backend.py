@@ -198,7 +198,7 @@ def process_backend(limits: Limits | None = None) -> LocalBackend:
     with _lock:
         if _process_backend is None:
             _process_backend = LocalBackend(limits or Limits())
-        elif limits is not None and limits != _process_backend.limits:
+        elif limits not in (None, Limits(), _process_backend.limits):
             logger.warning(
                 "this process's models keep %s; %s is not applied: set threads, memory_limit and "
                 "idle_timeout alike in all configurations of one process",

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from . import audio, doctor, models
 from .config import ExplicitConfig, STTConfig
 from .engines import ENGINES
-from .errors import AudioError, ConfigError, ModelNotFound, WhisperError
+from .errors import AudioError, ConfigError, ModelDamaged, ModelNotFound, WhisperError
 from .factory import ProviderFactory
 from .formats import FORMATS, SUFFIXES
 from .stt import FasterWhisperSTT, WhisperSTT
@@ -56,19 +56,25 @@ def main() -> None:
         sys.exit(141)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _out.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
 ) -> None:
     """Whisper on your own machines, for LiveKit Agents."""
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     # What fails is reported by the command itself, once.
     logging.getLogger("livekit.plugins.whisper").disabled = not verbose
-    if version:
-        _out.print(__version__)
-        raise typer.Exit
 
 
 @app.command()
@@ -125,7 +131,7 @@ def list_models(engine: EngineOption = "faster-whisper") -> None:
             _out.print(f"{name:22}{size / 2**20:8.0f} MiB  here")
         except ModelNotFound:
             _out.print(f"{name:22}{'':12}  not fetched")
-        except WhisperError as exc:
+        except ModelDamaged as exc:
             _out.print(f"{name:22}{'':12}  damaged: {exc}")
 
 
@@ -182,8 +188,15 @@ async def _transcribe_all(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    quiet = not _err.is_terminal
-    with Progress(*columns, console=_err, transient=True, disable=quiet) as progress:
+    progress = Progress(
+        *columns,
+        console=_err,
+        transient=True,
+        disable=not _err.is_terminal,
+        # Lets text and bar share a terminal; it would take from a file what is meant for it.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with progress:
         for file, target in zip(files, targets, strict=True):
             heard: list[Transcript] = []
             try:

@@ -164,9 +164,20 @@ class STTConfig(BaseSettings):
 
     @property
     def model_key(self) -> ModelKey:
-        """The weights that this asks for (local providers only)."""
+        """The weights that this asks for.
+
+        Raises:
+            ConfigError: the provider has no model on this machine.
+        """
+        if not self.is_local:
+            raise ConfigError(f"provider (STT_PROVIDER): {self.provider!r} has no model here")
         engine = _ENGINES[self.provider]
         return ModelKey(engine, self.model, self.revision, self.device, self.compute_type)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model runs on this machine."""
+        return self.provider in _ENGINES
 
     @property
     def decode_options(self) -> DecodeOptions:

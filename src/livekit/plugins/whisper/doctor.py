@@ -114,7 +114,7 @@ def _provider(config: STTConfig, providers: Sequence[str]) -> Finding:
         return Finding(
             "bad", f"provider {config.provider}", fact, "set STT_PROVIDER to one of them"
         )
-    if config.provider not in ("faster-whisper", "whisper"):
+    if not config.is_local:
         return Finding("ok", f"provider {config.provider}", "not a local model")
     key = config.model_key
     try:

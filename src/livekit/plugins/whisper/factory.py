@@ -86,7 +86,7 @@ class ProviderFactory:
         Returns:
             A `StreamAdapter` whose `wrapped_stt` is the cached instance, or with
             `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. A provider
-            that streams by itself is returned as it is.
+            that streams by itself is returned as it is, and kept until the process ends.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
@@ -173,8 +173,7 @@ class ProviderFactory:
         try:
             instance = cls.cached_stt(config)
             if instance.capabilities.streaming:
-                cls._instances.release(key)
-                return instance
+                return instance  # and held for good: nobody says when its session ends
             if vad is None:
                 raise ConfigError(
                     f"vad: provider {config.provider!r} needs one; pass vad=silero.VAD.load()"

@@ -202,9 +202,10 @@ def _check_files(engine: str, path: Path, reference: str) -> ModelFiles:
         parameters = _check_binary(path / "model.bin")
     sums = _known_sums(reference, path)
     for file in files:
-        if (known := sums.get(file.name)) and known != sha256(file):
+        if (known := sums.get(file.name)) and known != _digest(file, known):
             raise ModelDamaged(
-                f"{file}: was altered (its SHA-256 is not {known[:12]}…); delete it and fetch again"
+                f"{file}: was altered (its checksum is not {known[:12]}…); delete it and fetch "
+                "it again"
             )
     size = sum(file.stat().st_size for file in files)
     verified = all(file.name in sums for file in files)
@@ -218,6 +219,14 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _digest(path: Path, known: str) -> str:
+    """The sum of the sort that is known: a SHA-256, or the SHA-1 that git names a file by."""
+    if len(known) == 64:
+        return sha256(path)
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _is_hub(reference: str) -> bool:
@@ -441,18 +450,26 @@ def _string(file: BinaryIO) -> str:
 
 
 def _known_sums(reference: str, path: Path) -> dict[str, str]:
-    """SHA-256 by file name, from whatever states it for this kind of model."""
+    """Checksums by file name, from whatever states them for this kind of model."""
     folder = path if path.is_dir() else path.parent
     if (listed := folder / SUMS).is_file():
-        lines = (line.split(maxsplit=1) for line in listed.read_text().splitlines())
-        return {parts[1].strip().lstrip("*"): parts[0] for parts in lines if len(parts) == 2}
+        text = listed.read_text(encoding="utf-8", errors="replace")
+        lines = (line.split(maxsplit=1) for line in text.splitlines())
+        return {
+            parts[1].strip().lstrip("*"): parts[0].lower() for parts in lines if len(parts) == 2
+        }
     if reference.startswith(PACKAGE):
         return dict(_record_sums(reference, folder))
     if reference in CHECKPOINT_NAMES and path.is_file():
         return {path.name: _checkpoint_url(reference).split("/")[-2]}
-    # The hub's cache stores a large file under its SHA-256 and links to it by name.
+    # The hub's cache stores a large file under its SHA-256, another under its git hash, and links
+    # to it by name.
     links = {file.name: file.resolve().name for file in folder.iterdir() if file.is_symlink()}
-    return {name: blob for name, blob in links.items() if re.fullmatch("[0-9a-f]{64}", blob)}
+    return {
+        name: blob
+        for name, blob in links.items()
+        if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob)
+    }
 
 
 def _record_sums(reference: str, folder: Path) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -34,6 +35,7 @@ class _LocalSTT(stt.STT[Any]):
     """What both classes are: one model reference and one way to decode, on a backend."""
 
     _provider: ClassVar[str]
+    _holding: weakref.finalize[..., Any] | None = None
 
     def __init__(
         self,
@@ -90,6 +92,15 @@ class _LocalSTT(stt.STT[Any]):
             threads=threads,
         )
         self._init(config, backend)
+        # Standing alone, it is a session's own; one of the factory's is held by its handles.
+        self.hold()
+        self._holding = weakref.finalize(self, self._backend.release, self._key)
+        self._holding.atexit = False
+
+    async def aclose(self) -> None:
+        """Lets the model go, which stays warm for others."""
+        if self._holding:
+            self._holding()
 
     @classmethod
     def from_config(cls, config: STTConfig, backend: Backend | None = None) -> _LocalSTT:
@@ -184,7 +195,7 @@ class _LocalSTT(stt.STT[Any]):
             sound = await asyncio.to_thread(audio.from_frames, buffer)
             code = language_code(language) if is_given(language) and language else None
             transcript = await self.transcribe(sound, language=code)
-        return speech_event(transcript)
+        return _speech_event(transcript, self._options.task)
 
 
 class WhisperSTT(_LocalSTT):
@@ -199,22 +210,23 @@ class FasterWhisperSTT(_LocalSTT):
     _provider = "faster-whisper"
 
 
-def speech_event(transcript: Transcript, offset: float = 0.0) -> stt.SpeechEvent:
-    """A final transcript as LiveKit's event, all times later by `offset` seconds."""
+def _speech_event(transcript: Transcript, task: Task) -> stt.SpeechEvent:
+    spoken = LanguageCode(transcript.language)
     data = stt.SpeechData(
-        language=LanguageCode(transcript.language),
+        language=LanguageCode("en") if task == "translate" else spoken,
         text=transcript.text,
         confidence=transcript.confidence,
+        source_languages=[spoken] if task == "translate" else None,
     )
     if segments := transcript.segments:
-        data.start_time = segments[0].start + offset
-        data.end_time = segments[-1].end + offset
+        data.start_time = segments[0].start
+        data.end_time = segments[-1].end
         words = [word for segment in segments for word in segment.words]
         data.words = [
             TimedString(
                 word.text,
-                start_time=word.start + offset,
-                end_time=word.end + offset,
+                start_time=word.start,
+                end_time=word.end,
                 confidence=word.probability,
             )
             for word in words
