@@ -70,7 +70,8 @@ class Child(ABC):
 
     def _spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
         # Not asyncio's: nothing can be cancelled between the start and `alive`.
-        with self.log.open("ab") as log:
+        # A new file: lines of an earlier run in this directory would pass for this one's.
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 argv,
                 env=dict(env),

@@ -68,8 +68,9 @@ async def test_jobs_in_threads_share_one_model_and_one_instance() -> None:
         pairs += await speak(server, "room-2", recordings()[4:])
         assert pooled_word_error_rate(pairs) <= 0.20
         assert len(worker.records("[WHISPER-LOAD]")) == 1
-        assert len(worker.records("[STT-CACHE] creating")) == 1
-        assert len(worker.records("[STT-CACHE] reusing")) >= 2
+        reused = [record["message"] for record in worker.records("[STT-CACHE] reusing")]
+        assert len(reused) >= 2  # two jobs; the start-up check made the instance
+        assert len(set(reused)) == 1  # the same instance and key in each line
         check_log(worker, pairs)
 
 

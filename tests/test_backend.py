@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -216,3 +220,44 @@ async def test_silence_is_not_decoded(contract: Backend) -> None:
     silence = Audio(np.zeros(16_000, np.float32))
     transcript = await contract.transcribe(TINY, Utterance(silence), OPTIONS)
     assert (transcript.text, transcript.language) == ("", "en")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+async def test_forked_process_is_told_and_loads_a_model_of_its_own(tmp_path: Path) -> None:
+    script = tmp_path / "fork.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import asyncio, os, warnings
+            warnings.simplefilter("ignore")
+            from livekit.plugins import whisper
+            from livekit.plugins.whisper.audio import from_file
+
+            sound = from_file({str(recordings()[4])!r})
+            config = whisper.STTConfig(model={TINY.model!r})
+            parents = whisper.ProviderFactory.cached_stt(config)
+            print("parent:", asyncio.run(parents.transcribe(sound)).text, flush=True)
+            child = os.fork()
+            if not child:
+                try:
+                    asyncio.run(parents.transcribe(sound))
+                except whisper.BackendClosed as exc:
+                    print("told:", exc, flush=True)
+                own = whisper.ProviderFactory.cached_stt(config)
+                print("child:", asyncio.run(own.transcribe(sound)).text, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+            """
+        )
+    )
+    out = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert f"parent: {SAID}" in out.stdout
+    assert "told: a model does not survive a fork" in out.stdout
+    assert f"child: {SAID}" in out.stdout

@@ -221,3 +221,29 @@ def test_failure_to_close_does_not_keep_the_value(caplog: pytest.LogCaptureFixtu
     cache.release("a")
     assert cache.info().entries == ()
     assert "closing an evicted str failed" in caplog.text
+
+
+async def test_thread_that_cannot_start_fails_that_load_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache: Cache[str, object] = Cache()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await cache.aget("key", opened())
+    assert await cache.aget("key", opened("value")) == "value"
+
+
+def test_load_that_asks_for_itself_is_told_instead_of_waiting_for_ever() -> None:
+    cache: Cache[str, object] = Cache()
+
+    def load() -> object:
+        return cache.get("key", load)
+
+    with pytest.raises(RuntimeError, match="asks for key itself"):
+        cache.get("key", load)
+    assert cache.info().entries == ()

@@ -164,7 +164,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"modle": "tiny"}, r"unknown setting 'modle'; did you mean 'model'\?"),
     ({"fallback": {"modle": "tiny"}}, r"fallback .*unknown setting 'modle'"),
     ({"fallback": "{not json"}, r"fallback \(STT_FALLBACK\)"),
-    ({"fallback": 3}, r"fallback \(STT_FALLBACK\): 3"),
+    ({"fallback": 3}, r"fallback \(STT_FALLBACK\): Input should be"),
 ]
 
 
@@ -242,3 +242,41 @@ def test_mapping_with_bare_names_is_refused(values: dict[str, Any]) -> None:
 def test_mapping_with_an_unknown_key_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'langage'; did you mean 'language'"):
         STTConfig.from_mapping({"stt_langage": "en"})
+
+
+def test_key_of_a_fallback_is_in_no_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wrong = {"provider": "openai", "api_key": "sk-very-secret", "beam_size": 99}
+    monkeypatch.setenv(
+        "STT_CONFIG", str(write(tmp_path / "stt.yaml", json.dumps({"fallback": wrong})))
+    )
+    sources: list[dict[str, Any]] = [{"fallback": wrong}, {"fallback": json.dumps(wrong)}, {}]
+    sources.append({"fallback": json.dumps(wrong) + "}"})
+    for values in sources:
+        with pytest.raises(ConfigError) as caught:
+            STTConfig(**values)
+        assert "very-secret" not in str(caught.value)
+        assert "fallback (STT_FALLBACK)" in str(caught.value)
+
+
+def test_fallback_that_contains_itself_is_refused() -> None:
+    loop: dict[str, Any] = {"provider": "whisper"}
+    loop["fallback"] = loop
+    with pytest.raises(ConfigError, match="contains itself"):
+        STTConfig(fallback=loop)
+
+
+def test_dotenv_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("STT_PROMPT=Grüße".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"\.env: is not UTF-8"):
+        STTConfig()
+
+
+def test_keys_that_are_no_strings_are_no_crash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert STTConfig.from_mapping({1: 2}).model == "base"  # type: ignore[dict-item]
+    monkeypatch.setenv("STT_CONFIG", str(write(tmp_path / "stt.yaml", "1: tiny\n")))
+    with pytest.raises(ConfigError, match=r"stt\.yaml: (unknown key '1'|cannot be read)"):
+        STTConfig()

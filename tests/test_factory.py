@@ -403,3 +403,96 @@ def test_creation_from_the_cache_does_no_work(factory: Factory, vad: agents_vad.
     finally:
         hooked = False
     assert opened == []
+
+
+class Streaming(Broken):
+    """A provider that streams by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._capabilities = stt.STTCapabilities(streaming=True, interim_results=True)
+
+
+async def test_provider_that_streams_is_each_sessions_own(
+    factory: Factory, vad: agents_vad.VAD
+) -> None:
+    factory.register("streaming", lambda config: Streaming())
+    one = factory.create_stt({"stt_provider": "streaming"}, vad)
+    two = factory.create_stt({"stt_provider": "streaming"}, vad)
+    assert isinstance(one, Streaming)
+    assert isinstance(two, Streaming)
+    await one.aclose()
+    assert (one.closed, two.closed) == (True, False)
+    assert factory.cache_info().entries == ()
+    assert not factory._instances._refs
+
+
+async def test_chain_with_a_provider_that_streams_lets_all_go(
+    factory: Factory, vad: agents_vad.VAD
+) -> None:
+    factory.register("streaming", lambda config: Streaming())
+    config = whisper.STTConfig(provider="streaming", fallback=CONFIG)
+    chain = factory.create_stt(config, vad)
+    assert isinstance(chain, stt.FallbackAdapter)
+    assert [entry.refs for entry in factory.cache_info().entries] == [1]
+    await chain.aclose()
+    assert [entry.refs for entry in factory.cache_info().entries] == [0]
+
+
+async def test_closed_handle_leaves_no_recovery_behind(
+    factory: Factory, vad: agents_vad.VAD
+) -> None:
+    factory.register("broken", lambda config: Broken())
+    before = asyncio.all_tasks()
+    handle = factory.create_stt(whisper.STTConfig(provider="broken", fallback=CONFIG), vad)
+    await handle.recognize(speech())
+    await handle.aclose()
+    assert asyncio.all_tasks() == before
+
+
+def test_builder_that_returns_no_stt_is_told(factory: Factory, vad: agents_vad.VAD) -> None:
+    factory.register("nothing", lambda config: None)  # type: ignore[arg-type]
+    with pytest.raises(whisper.ConfigError, match=r"'nothing': its builder returned NoneType"):
+        factory.create_stt({"stt_provider": "nothing"}, vad)
+    assert factory.cache_info().entries == ()
+
+
+async def test_aclear_goes_on_where_one_cannot_be_closed(
+    factory: Factory, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stuck(Broken):
+        async def aclose(self) -> None:
+            raise OSError("stuck")
+
+    last = Broken()
+    factory.register("stuck", lambda config: Stuck())
+    factory.register("last", lambda config: last)
+    for provider in ("stuck", "last"):
+        factory.cached_stt({"stt_provider": provider})
+    await factory.aclear()
+    assert last.closed
+    assert "closing an STT" in caplog.text
+
+
+def test_servers_default_model_is_not_the_one_named_base(factory: Factory) -> None:
+    unset = factory.cached_stt({"stt_provider": "openai", "stt_api_key": "x"})
+    base = factory.cached_stt({"stt_provider": "openai", "stt_api_key": "x", "stt_model": "base"})
+    assert (unset is base, base.model) == (False, "base")
+
+
+def test_options_without_effect_are_warned_of(
+    factory: Factory, caplog: pytest.LogCaptureFixture
+) -> None:
+    factory.cached_stt({"stt_provider": "openai", "stt_api_key": "x", "stt_beam_size": 5})
+    factory.cached_stt(
+        whisper.STTConfig(provider="whisper", model=str(openai_checkpoint()), hotwords="x")
+    )
+    assert "beam_size (STT_BEAM_SIZE): has no effect with openai" in caplog.text
+    assert "hotwords (STT_HOTWORDS): openai-whisper has none" in caplog.text
+    with pytest.raises(whisper.ConfigError, match="provider openai only transcribes"):
+        factory.cached_stt({"stt_provider": "openai", "stt_api_key": "x", "stt_task": "translate"})
+
+
+def test_prompt_is_not_in_the_printed_cache_info(factory: Factory) -> None:
+    factory.cached_stt(CONFIG.model_copy(update={"prompt": "very private"}))
+    assert "very private" not in repr(factory.cache_info())

@@ -241,7 +241,7 @@ async def test_close_in_mid_speech_and_in_mid_decode_leaves_nothing_behind(
 class Scripted(stt.STT[str]):
     """An STT whose answers a test decides: text, an error, or nothing until it is told to go."""
 
-    def __init__(self, *answers: str | Exception) -> None:
+    def __init__(self, *answers: str | BaseException) -> None:
         capabilities = stt.STTCapabilities(streaming=False, interim_results=False)
         super().__init__(capabilities=capabilities)
         self.answers = list(answers)
@@ -260,7 +260,7 @@ class Scripted(stt.STT[str]):
         self.heard.append(buffer.duration)
         await self.go.wait()
         answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return stt.SpeechEvent(
             type=FINAL, alternatives=[stt.SpeechData(LanguageCode("en"), answer)]
@@ -379,3 +379,81 @@ def test_audio_is_the_same_however_it_is_framed(vad: agents_vad.VAD, sizes: list
         return sum(scripted.heard)
 
     assert asyncio.run(heard(sizes)) == pytest.approx(asyncio.run(heard([320])), abs=1e-6)
+
+
+async def test_unexpected_error_is_an_api_error_so_that_livekit_opens_another_stream(
+    vad: agents_vad.VAD, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted = Scripted(RuntimeError("bug"), "two")
+    adapter = WhisperStreamAdapter(stt=scripted, vad=vad)
+    for expected in ("", "two"):
+        async with adapter.stream(conn_options=QUICK) as stream:
+            push(stream, speech(4), SECOND)
+            stream.end_input()
+            if expected:
+                assert text(await events(stream)) == expected
+            else:
+                with pytest.raises(APIConnectionError, match="RuntimeError"):
+                    await events(stream)
+    assert "of speech could not be transcribed" in caplog.text
+
+
+async def test_recognition_that_is_cancelled_from_elsewhere_is_no_silent_end(
+    vad: agents_vad.VAD,
+) -> None:
+    scripted = Scripted(asyncio.CancelledError())
+    async with WhisperStreamAdapter(stt=scripted, vad=vad).stream() as stream:
+        push(stream, speech(4), SECOND)
+        with pytest.raises(APIConnectionError, match="cancelled from elsewhere"):
+            await events(stream)
+
+
+async def test_metrics_go_to_the_session_that_asked(
+    wrapped: stt.STT[str], vad: agents_vad.VAD
+) -> None:
+    one, two = (WhisperStreamAdapter(stt=wrapped, vad=vad) for _ in range(2))
+    found: list[str] = []
+    one.on("metrics_collected", lambda metrics: found.append("one"))
+    two.on("metrics_collected", lambda metrics: found.append("two"))
+    async with two.stream() as stream:
+        push(stream, speech(4), SECOND)
+        stream.end_input()
+        await events(stream)
+    assert found == ["two"]
+
+
+class Clocked(agents_vad.VAD):
+    """Silero, but with the time of day where LiveKit's own have the time of the stream."""
+
+    def __init__(self, real: agents_vad.VAD) -> None:
+        super().__init__(capabilities=agents_vad.VADCapabilities(update_interval=0.032))
+        self._real = real
+
+    def stream(self) -> agents_vad.VADStream:
+        inner = self._real.stream()
+        send = inner._event_ch.send_nowait
+
+        def later(event: agents_vad.VADEvent) -> None:
+            event.timestamp += 1.7e9
+            send(event)
+
+        inner._event_ch.send_nowait = later  # type: ignore[assignment,method-assign]
+        return inner
+
+
+async def test_vad_with_another_clock_does_not_cut_off_the_beginning(
+    vad: agents_vad.VAD,
+) -> None:
+    scripted = Scripted("one")
+    async with WhisperStreamAdapter(stt=scripted, vad=Clocked(vad)).stream() as stream:
+        for frame in frames(np.concatenate([SECOND, speech(4), SECOND])):
+            stream.push_frame(frame)
+            await asyncio.sleep(0.001)  # not for synchronisation: as a live stream comes in
+        stream.end_input()
+        await events(stream)
+    assert scripted.heard[0] > 2.5
+
+
+def test_manual_flush_is_declared(adapter: WhisperStreamAdapter) -> None:
+    """Without it, committing a turn by hand waits for a VAD that still hears speech."""
+    assert adapter.capabilities.manual_flush

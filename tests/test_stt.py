@@ -138,8 +138,8 @@ class Flaky:
 
     def release(self, key: ModelKey) -> None: ...
 
-    async def prewarm(self, key: ModelKey) -> None:
-        await self.real.prewarm(key)
+    async def prewarm(self, key: ModelKey) -> bool:
+        return await self.real.prewarm(key)
 
     async def transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions

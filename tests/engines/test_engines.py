@@ -8,6 +8,7 @@ from livekit.plugins.whisper import engines, models
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.engines import Engine
 from livekit.plugins.whisper.errors import (
+    AudioError,
     ConfigError,
     DeviceError,
     MissingExtraError,
@@ -214,3 +215,23 @@ def test_weights_that_decode_to_no_numbers_are_refused() -> None:
         engine._model.decoder.ln.weight.fill_(float("nan"))  # type: ignore[attr-defined]
     with pytest.raises(ModelDamaged, match="decode"):
         engine.smoke()  # type: ignore[attr-defined]
+
+
+def test_long_prompt_and_hotwords_leave_room_for_the_transcript(
+    speech: list[Audio], alone: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "Dashwood Norland Barton Elinor Marianne " * 60
+    options = DecodeOptions(language="en", prompt=words, hotwords=words)
+    (transcript,) = load(TINY).transcribe([speech[0]], options)
+    assert "John Dashwood" in transcript.text
+    assert "too long together" in caplog.text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_told(
+    engine: Engine, speech: list[Audio], value: float
+) -> None:
+    samples = speech[4].samples.copy()
+    samples[100] = value
+    with pytest.raises(AudioError, match="no numbers"):
+        engine.transcribe([Audio(samples)], OPTIONS)

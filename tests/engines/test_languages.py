@@ -10,6 +10,7 @@ import pytest
 from livekit.plugins.whisper import engines, models
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.engines import Engine
+from livekit.plugins.whisper.errors import ConfigError
 from livekit.plugins.whisper.types import Audio, DecodeOptions, ModelKey
 
 from scripts.wer import normalise, word_error_rate
@@ -71,3 +72,10 @@ def test_translation_into_english(engine: Engine, speech: dict[str, Audio]) -> N
     assert {"good", "morning", "people"} <= words
     assert not words & {"buenos", "mesa", "personas"}
     assert transcript.language == "es"
+
+
+def test_language_that_this_model_was_not_trained_on(
+    engine: Engine, speech: dict[str, Audio]
+) -> None:
+    with pytest.raises(ConfigError, match=r"'yue': this model does not know it"):
+        engine.transcribe([speech["en"]], DecodeOptions(language="yue"))

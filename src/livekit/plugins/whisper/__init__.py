@@ -84,7 +84,10 @@ def prewarm(proc: JobProcess | None = None) -> None:
     it in any case.
     """
     try:
-        ProviderFactory.cached_stt().prewarm()
+        instance = ProviderFactory.cached_stt()
+        if isinstance(instance, (WhisperSTT, FasterWhisperSTT)):
+            instance.hold()  # for the job that is to come, whenever that is
+        instance.prewarm()
     except WhisperError as exc:
         logger.error("prewarm: %s", exc)
 

@@ -139,20 +139,29 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
 
     Yields:
         Where the window starts, in seconds, and the window.
+
+    Raises:
+        AudioError: `parts` raised it, after what came before it has been yielded.
     """
     limit = int(WINDOW_SECONDS * SAMPLE_RATE)
     held: list[Samples] = []
     size = done = 0
-    for part in parts:
-        held.append(part)
-        size += len(part)
-        while size > limit:
-            buffer = np.concatenate(held)
-            cut = quietest_cut(buffer[:limit])
-            yield done / SAMPLE_RATE, Audio(buffer[:cut])
-            held, size, done = [buffer[cut:]], size - cut, done + cut
+    failure: AudioError | None = None
+    try:
+        for part in parts:
+            held.append(part)
+            size += len(part)
+            while size > limit:
+                buffer = np.concatenate(held)
+                cut = quietest_cut(buffer[:limit])
+                yield done / SAMPLE_RATE, Audio(buffer[:cut])
+                held, size, done = [buffer[cut:]], size - cut, done + cut
+    except AudioError as exc:
+        failure = exc
     if size:
         yield done / SAMPLE_RATE, Audio(np.concatenate(held))
+    if failure:
+        raise failure
 
 
 def quietest_cut(samples: Samples) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,11 @@ class Backend(Protocol):
         """Takes one `hold` back."""
         ...
 
-    async def prewarm(self, key: ModelKey) -> None:
+    async def prewarm(self, key: ModelKey) -> bool:
         """Loads a model unless it is loaded. Cancelling leaves the load running.
+
+        Returns:
+            Whether it was loaded already.
 
         Raises:
             WhisperError: it cannot be loaded; the next call tries again.
@@ -76,6 +80,7 @@ class LocalBackend:
     def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
         self._closed = False
+        self._pid = os.getpid()
         self._models: Cache[ModelKey, _Model] = Cache(
             close=_Model.close,
             size=lambda model: model.memory,
@@ -97,11 +102,11 @@ class LocalBackend:
         if self._closed:
             self.clear()
 
-    async def prewarm(self, key: ModelKey) -> None:
+    async def prewarm(self, key: ModelKey) -> bool:
         """See `Backend.prewarm`."""
-        if self._models.peek(key):
-            logger.info("[WHISPER-REUSE] key=%s", key)
+        there = self._models.peek(key) is not None
         await self._get(key)
+        return there
 
     async def transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
@@ -129,6 +134,8 @@ class LocalBackend:
     async def _get(self, key: ModelKey) -> _Model:
         if self._closed:
             raise BackendClosed("the backend is closed; make a new one")
+        if self._pid != os.getpid():
+            raise BackendClosed("a model does not survive a fork; make the STT in the new process")
         return await self._models.aget(key, lambda: _Model(key, self.limits.threads))
 
 
@@ -206,3 +213,13 @@ def process_backend(limits: Limits | None = None) -> LocalBackend:
                 limits,
             )
         return _process_backend
+
+
+def _after_fork() -> None:
+    """A forked process has none of its parent's threads: it loads models of its own."""
+    global _lock, _process_backend
+    _lock, _process_backend = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -59,6 +59,7 @@ class CacheInfo(Generic[K]):
 class _Entry(Generic[V]):
     def __init__(self, now: float) -> None:
         self.future: Future[V] = Future()
+        self.loader: int | None = None  # the thread that loads it
         self.loaded = self.used = now
         self.size = 0
 
@@ -118,6 +119,8 @@ class Cache(Generic[K, V]):
         entry, mine = self._enter(key)
         if mine:
             self._load(key, entry, load)
+        elif entry.loader == threading.get_ident() and not entry.future.done():
+            raise RuntimeError(f"loading {key} asks for {key} itself")
         return entry.future.result()
 
     async def aget(self, key: K, load: Callable[[], V]) -> V:
@@ -127,9 +130,13 @@ class Cache(Generic[K, V]):
         """
         entry, mine = self._enter(key)
         if mine:
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._load, args=(key, entry, load), name="whisper-load", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError as exc:  # no more threads
+                self._fail(key, entry, exc)
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     def peek(self, key: K) -> V | None:
@@ -144,6 +151,11 @@ class Cache(Generic[K, V]):
             values = self._collect(self._over_limit)
             self._arm()
         self._close_all(values)
+
+    def forget(self, key: K) -> None:
+        """Takes a value out, held or not, without closing it."""
+        with self._lock:
+            self._entries.pop(key, None)
 
     def clear(self) -> list[V]:
         """Takes out what nobody holds, without closing it."""
@@ -183,15 +195,12 @@ class Cache(Generic[K, V]):
         return entry, mine
 
     def _load(self, key: K, entry: _Entry[V], load: Callable[[], V]) -> None:
+        entry.loader = threading.get_ident()
         try:
             value = load()
             entry.size = self._size(value)
         except BaseException as exc:
-            # Out of the cache before anybody sees the failure: who retries then loads anew.
-            with self._lock:
-                del self._entries[key]
-                self._failures += 1
-            entry.future.set_exception(exc)
+            self._fail(key, entry, exc)
             return
         with self._lock:
             entry.loaded = entry.used = self._clock()
@@ -200,9 +209,17 @@ class Cache(Generic[K, V]):
             self._arm()
         self._close_all(values)
 
+    def _fail(self, key: K, entry: _Entry[V], exc: BaseException) -> None:
+        # Out of the cache before anybody sees the failure: who retries then loads anew.
+        with self._lock:
+            del self._entries[key]
+            self._failures += 1
+        entry.future.set_exception(exc)
+
     def _arm(self) -> None:
         """Has a timer wake the cache when the next unheld value gets too old."""
-        used = [e.used for k, e in self._entries.items() if not self._refs[k] and e.future.done()]
+        entries = list(self._entries.items())
+        used = [e.used for key, e in entries if not self._refs[key] and e.future.done()]
         if self._ttl is None or self._timer is not None or not used:
             return
         delay = max(0.01, min(used) + self._ttl - self._clock())
@@ -220,7 +237,7 @@ class Cache(Generic[K, V]):
 
     def _over_limit(self, key: K, entry: _Entry[V]) -> bool:
         count = len(self._entries)
-        size = sum(other.size for other in self._entries.values())
+        size = sum(other.size for other in list(self._entries.values()))
         return (
             self._too_old(key, entry)
             or (self._max_entries is not None and count > self._max_entries)

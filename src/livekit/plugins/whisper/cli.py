@@ -49,11 +49,6 @@ def main() -> None:
     except WhisperError as exc:
         _fail(exc)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader, `head` for instance, has had enough
-        sys.stderr.close()
-        sys.exit(141)
 
 
 def _show_version(wanted: bool) -> None:

@@ -144,6 +144,10 @@ class STTConfig(BaseSettings):
             super().__init__(**values)
         except ValidationError as exc:
             raise ConfigError(_explain(exc)) from None
+        except UnicodeDecodeError as exc:
+            raise ConfigError(f".env: is not UTF-8 text ({exc}); save it as UTF-8") from exc
+        except RecursionError:
+            raise ConfigError("fallback (STT_FALLBACK): contains itself") from None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> STTConfig:
@@ -154,7 +158,7 @@ class STTConfig(BaseSettings):
         Raises:
             ConfigError: an `stt_` key is unknown, or its value is wrong.
         """
-        own = {key: value for key, value in values.items() if key.lower().startswith("stt_")}
+        own = {key: value for key, value in values.items() if str(key).lower().startswith("stt_")}
         if not own and (bare := sorted(set(values) & set(cls.model_fields))):
             raise ConfigError(
                 f"{bare[0]}: the keys of a mapping are spelled stt_{bare[0]}; "
@@ -221,7 +225,7 @@ class STTConfig(BaseSettings):
         path = os.environ.get(CONFIG_FILE) or dotenv.config_file
         _warn_unknown(cls, os.environ, "the environment")
         _warn_unknown(cls, dotenv.env_vars, ".env")
-        file = (_file_source(settings_cls, Path(path)),) if path else ()
+        file = (_file_source(settings_cls, Path(path).expanduser()),) if path else ()
         return (init_settings, env_settings, dotenv, *file)
 
 
@@ -269,7 +273,7 @@ def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSe
 
 
 def _without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.lower().removeprefix(PREFIX.lower()): value for key, value in values.items()}
+    return {str(key).lower().removeprefix(PREFIX.lower()): v for key, v in values.items()}
 
 
 def _near(name: str) -> str:
@@ -304,7 +308,8 @@ def _explain(exc: ValidationError) -> str:
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "string_pattern_mismatch" and field == "device":
             message = "allowed: 'auto', 'cpu', 'cuda', 'cuda:N'"
-        value = "" if field == "api_key" else f"{error['input']!r}: "
+        # Of a fallback, what is wrong inside is told by its own message; it can hold a key.
+        value = "" if field in ("api_key", "fallback") else f"{error['input']!r}: "
         message = message if message.startswith(repr(error["input"])) else value + message
         lines.append(f"{field} ({PREFIX}{field.upper()}): {message}")
     return "\n".join(lines)

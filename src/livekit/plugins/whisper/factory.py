@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import difflib
 import importlib.metadata
+import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -41,8 +42,8 @@ class InstanceKey:
     provider: str
     model: str
     language: str | None
-    options: tuple[tuple[str, Any], ...]
-    """The other fields that are set apart from their defaults."""
+    options: tuple[tuple[str, Any], ...] = field(repr=False)
+    """The other fields that are set apart from their defaults; private, so not shown."""
 
     @classmethod
     def of(cls, config: STTConfig) -> InstanceKey:
@@ -50,15 +51,27 @@ class InstanceKey:
         named = {"provider", "model", "language", "fallback"}
         options = tuple(
             (name, value)
-            for name, field in STTConfig.model_fields.items()
-            if name not in named and (value := getattr(config, name)) != field.default
+            for name, setting in STTConfig.model_fields.items()
+            if name not in named and (value := getattr(config, name)) != setting.default
         )
-        return cls(config.provider, config.model, config.language, options)
+        # A server's own default is not the model of the same name as ours.
+        chosen = config.is_local or "model" in config.model_fields_set
+        model = config.model if chosen else "default"
+        return cls(config.provider, model, config.language, options)
 
     def __str__(self) -> str:
         # The values of options can be private (a prompt, a key): only their names are shown.
         extra = "".join(f"+{name}" for name, _ in self.options)
         return f"{self.provider}:{self.model}:{self.language or 'auto'}{extra}"
+
+
+class _Chain(stt.FallbackAdapter):
+    """LiveKit's adapter, with members that are its own."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for member in self._stt_instances:
+            await member.aclose()
 
 
 class ProviderFactory:
@@ -86,7 +99,7 @@ class ProviderFactory:
         Returns:
             A `StreamAdapter` whose `wrapped_stt` is the cached instance, or with
             `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. A provider
-            that streams by itself is returned as it is, and kept until the process ends.
+            that streams by itself is returned as it is, made anew each time.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
@@ -99,11 +112,11 @@ class ProviderFactory:
             chain.append(following)
         members = [cls._handle(each, vad) for each in chain]
         # One attempt each: a local engine that fails fails again, and the fallback is at hand.
-        joined = stt.FallbackAdapter(members, vad=vad, max_retry_per_stt=0)
+        joined = _Chain(members, vad=vad, max_retry_per_stt=0)
         if vad is None or not all(isinstance(m, WhisperStreamAdapter) for m in members):
             return joined
         # Utterance by utterance: what made the primary fail is what the fallback transcribes.
-        return WhisperStreamAdapter(stt=joined, vad=vad, on_close=partial(_close_all, members))
+        return WhisperStreamAdapter(stt=joined, vad=vad, owns=True)
 
     @classmethod
     def cached_stt(cls, config: STTConfig | Mapping[str, Any] | None = None) -> stt.STT[Any]:
@@ -122,6 +135,11 @@ class ProviderFactory:
             created = True
             logger.info("[STT-CACHE] creating key=%s", key)
             instance = builder(config)
+            if not isinstance(instance, stt.STT):
+                raise ConfigError(
+                    f"provider (STT_PROVIDER): {config.provider!r}: its builder returned "
+                    f"{type(instance).__name__}, not an STT"
+                )
             logger.info("[STT-CACHE] created instance=%d key=%s", id(instance), key)
             return instance
 
@@ -144,7 +162,10 @@ class ProviderFactory:
     async def aclear(cls) -> None:
         """Closes what nobody uses: STT instances without an open handle, then idle models."""
         for instance in cls._instances.clear():
-            await instance.aclose()
+            try:
+                await instance.aclose()
+            except Exception:
+                logger.exception("closing an STT of provider %s failed", instance.provider)
         process_backend().clear()
 
     @classmethod
@@ -173,7 +194,10 @@ class ProviderFactory:
         try:
             instance = cls.cached_stt(config)
             if instance.capabilities.streaming:
-                return instance  # and held for good: nobody says when its session ends
+                # It is the session's own, and closed by it: the next one gets another.
+                cls._instances.forget(key)
+                cls._instances.release(key)
+                return instance
             if vad is None:
                 raise ConfigError(
                     f"vad: provider {config.provider!r} needs one; pass vad=silero.VAD.load()"
@@ -237,6 +261,11 @@ def _build_openai(config: STTConfig) -> stt.STT[Any]:
             "provider openai needs LiveKit's plugin; "
             'run: pip install "livekit-plugins-whisper[openai]"'
         ) from exc
+    if config.task != "transcribe":
+        raise ConfigError(f"task (STT_TASK): {config.task!r}: provider openai only transcribes")
+    for name in ("beam_size", "hotwords", "word_timestamps"):
+        if getattr(config, name) != STTConfig.model_fields[name].default:
+            logger.warning("%s (STT_%s): has no effect with openai", name, name.upper())
     options: dict[str, Any] = {}
     if "model" in config.model_fields_set:
         options["model"] = config.model
@@ -266,12 +295,6 @@ def openai_errors() -> type[Exception]:
     return openai.OpenAIError
 
 
-def _close_all(members: list[stt.STT[Any]]) -> None:
-    for member in members:
-        if isinstance(member, WhisperStreamAdapter):
-            member.close()
-
-
 def _close_instance(instance: stt.STT[Any]) -> None:
     """Closes an evicted instance, wherever the eviction happened."""
     try:
@@ -289,4 +312,12 @@ _BUILTIN: dict[str, Builder] = {
     "whisper": WhisperSTT.from_config,
     "openai": _build_openai,
 }
-ProviderFactory._instances = Cache(close=_close_instance, max_entries=MAX_IDLE_INSTANCES)
+
+
+def _new_cache() -> None:
+    ProviderFactory._instances = Cache(close=_close_instance, max_entries=MAX_IDLE_INSTANCES)
+
+
+_new_cache()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_cache)

@@ -11,20 +11,25 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from livekit import rtc
-from livekit.agents import APIConnectOptions, APIError, stt, utils, vad
+from livekit.agents import APIConnectionError, APIConnectOptions, stt, utils, vad
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 
 from .log import logger
 from .segmenter import Segmenter
+from .stt import api_errors
 from .types import SAMPLE_RATE, Utterance
 
 PREFIX_PADDING_SECONDS = 0.5
 """How much before the speech is decoded with it, where the VAD brings no audio of its own."""
+
+_asking: ContextVar[tuple[object, ...]] = ContextVar("whisper_asking", default=())
+"""The adapters whose question is being answered: metrics of a shared STT go to these alone."""
 
 _NO_RETRY = APIConnectOptions(max_retry=0, timeout=DEFAULT_API_CONNECT_OPTIONS.timeout)
 
@@ -34,17 +39,26 @@ class WhisperStreamAdapter(stt.StreamAdapter):
 
     Args:
         stt: the shared instance, which outlives this handle.
-        vad: any LiveKit VAD.
+        vad: any LiveKit VAD; it must report its progress (INFERENCE_DONE), as LiveKit's do.
         on_close: called once, when the handle is closed or forgotten.
+        owns: whether the wrapped STT is this handle's own, and closed with it.
     """
 
     def __init__(
-        self, *, stt: stt.STT[Any], vad: vad.VAD, on_close: Callable[[], None] = lambda: None
+        self,
+        *,
+        stt: stt.STT[Any],
+        vad: vad.VAD,
+        on_close: Callable[[], None] = lambda: None,
+        owns: bool = False,
     ) -> None:
         super().__init__(stt=stt, vad=vad)
         self._capabilities = replace(
-            self._capabilities, aligned_transcript=stt.capabilities.aligned_transcript
+            self._capabilities,
+            aligned_transcript=stt.capabilities.aligned_transcript,
+            manual_flush=True,
         )
+        self._owns = owns
         # recognize() reaches the wrapped STT, which reports its metrics itself.
         self._recognize_metrics_needed = False
         # The wrapped STT is shared and lives on: it must not keep this handle alive.
@@ -62,13 +76,24 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         """Opens a stream; frames may have any sample rate and any number of channels."""
         return WhisperStream(self, self._vad, language=language, conn_options=conn_options)
 
-    def close(self) -> None:
-        """Lets go of the shared STT, which stays warm for the next session."""
-        self._closing()
+    async def _recognize_impl(
+        self,
+        buffer: utils.AudioBuffer,
+        *,
+        language: NotGivenOr[str] = NOT_GIVEN,
+        conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
+    ) -> stt.SpeechEvent:
+        asking = _asking.set((*_asking.get(), self))
+        try:
+            return await self._stt.recognize(buffer, language=language, conn_options=conn_options)
+        finally:
+            _asking.reset(asking)
 
     async def aclose(self) -> None:
-        """The same as `close`, as LiveKit calls it."""
-        self.close()
+        """Lets go of the shared STT, which stays warm for the next session."""
+        if self._owns:
+            await self._stt.aclose()
+        self._closing()
 
 
 @dataclass(frozen=True)
@@ -93,7 +118,7 @@ class WhisperStream(stt.RecognizeStream):
     ) -> None:
         # recognize() retries by itself, with the audio in hand.
         super().__init__(stt=adapter, conn_options=_NO_RETRY, sample_rate=SAMPLE_RATE)
-        self._wrapped = adapter.wrapped_stt
+        self._adapter = adapter
         self._vad = vad
         self._language = language
         self._recognize_options = conn_options
@@ -111,7 +136,8 @@ class WhisperStream(stt.RecognizeStream):
         super().push_frame(frame)
 
     async def _run(self) -> None:
-        await _together(self._listen(), self._answer())
+        with api_errors():  # LiveKit opens another stream after an APIError, and no other
+            await _together(self._listen(), self._answer())
 
     async def _metrics_monitor_task(self, event_aiter: Any) -> None:
         # The wrapped STT reports its own metrics, which the adapter forwards.
@@ -145,7 +171,7 @@ class WhisperStream(stt.RecognizeStream):
 
     async def _follow(self, vad_stream: vad.VADStream, base: int) -> None:
         async for event in vad_stream:
-            now = base + round(event.timestamp * SAMPLE_RATE)
+            now = min(base + round(event.timestamp * SAMPLE_RATE), self._segmenter.pushed)
             if event.type == vad.VADEventType.START_OF_SPEECH:
                 heard = sum(frame.duration for frame in event.frames)
                 heard = heard or event.speech_duration + PREFIX_PADDING_SECONDS
@@ -177,10 +203,10 @@ class WhisperStream(stt.RecognizeStream):
     async def _decode(self, owed: _Owed) -> None:
         utterance = owed.utterance
         try:
-            event = await self._wrapped.recognize(
+            event = await self._adapter._recognize_impl(
                 _frame(utterance), language=self._language, conn_options=self._recognize_options
             )
-        except APIError:
+        except Exception:
             # LiveKit makes a new stream, or falls back; only this much is lost, and it is said.
             logger.error(
                 "%.1f s of speech could not be transcribed, %d more utterances are dropped with it",
@@ -222,10 +248,13 @@ async def _together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
     try:
         # Not gather(): it would cancel them, and cancelling again below would cut short what
         # they do about it.
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()  # raises where one failed
-        assert not pending
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.cancelled() for task in done):
+                raise APIConnectionError("recognition was cancelled from elsewhere")
+            for task in done:
+                task.result()  # raises where one failed
         return [task.result() for task in tasks]
     finally:
         await utils.aio.cancel_and_wait(*tasks)
@@ -241,11 +270,12 @@ def _frame(utterance: Utterance) -> rtc.AudioFrame:
 
 
 def _forward_weakly(source: stt.STT[Any], target: WhisperStreamAdapter) -> Callable[[], None]:
-    """Passes metrics on for as long as `target` lives; returns what stops it."""
+    """Passes on the metrics of what `target` asked for, while it lives; returns what stops it."""
     reference = weakref.ref(target)
 
     def forward(*args: Any) -> None:
-        if adapter := reference():
+        adapter = reference()
+        if adapter is not None and adapter in _asking.get():
             adapter.emit("metrics_collected", *args)
 
     source.on("metrics_collected", forward)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from livekit.agents import (
     APIConnectionError,
     APIConnectOptions,
+    APIError,
     APIStatusError,
     APITimeoutError,
     LanguageCode,
@@ -123,7 +124,7 @@ class _LocalSTT(stt.STT[Any]):
         limits = Limits(config.threads, config.memory_limit * 2**20, config.idle_timeout)
         self._backend: Backend = backend or process_backend(limits)
         self._warming: threading.Thread | None = None
-        self._loaded = False
+        self._announced = False
         logger.info("[WHISPER-INIT] instance=%d key=%s", id(self), self._key)
 
     @property
@@ -160,7 +161,13 @@ class _LocalSTT(stt.STT[Any]):
 
     def _warm(self) -> None:
         with suppress(WhisperError):  # the backend has logged it
-            asyncio.run(self._backend.prewarm(self._key))
+            asyncio.run(self._load())
+
+    async def _load(self) -> None:
+        there = await self._backend.prewarm(self._key)
+        if there and not self._announced:
+            self._announced = True
+            logger.info("[WHISPER-REUSE] instance=%d key=%s", id(self), self._key)
 
     async def transcribe(
         self, sound: Audio, *, start: float = 0.0, language: str | None = None
@@ -186,12 +193,9 @@ class _LocalSTT(stt.STT[Any]):
         conn_options: APIConnectOptions,
     ) -> stt.SpeechEvent:
         with api_errors():
-            if not self._loaded:
-                # Only loading is bounded: a retry finds the load further on, whereas an utterance
-                # that takes long to decode would take as long again.
-                loading = self._backend.prewarm(self._key)
-                await asyncio.wait_for(loading, conn_options.timeout or None)
-                self._loaded = True
+            # Only loading is bounded: a retry finds the load further on, whereas an utterance
+            # that takes long to decode would take as long again.
+            await asyncio.wait_for(self._load(), conn_options.timeout or None)
             sound = await asyncio.to_thread(audio.from_frames, buffer)
             code = language_code(language) if is_given(language) and language else None
             transcript = await self.transcribe(sound, language=code)
@@ -243,6 +247,8 @@ def api_errors() -> Iterator[None]:
     """Our errors as LiveKit's `APIError`: any other exception would leave a session deaf."""
     try:
         yield
+    except APIError:
+        raise
     except (asyncio.TimeoutError, TimeoutError) as exc:
         raise APITimeoutError("the model is still being loaded") from exc
     except WhisperError as exc:
@@ -251,10 +257,14 @@ def api_errors() -> Iterator[None]:
         raise APIStatusError(f"{exc.code}: {exc}", status_code=400, retryable=False) from exc
     except ValueError as exc:
         raise APIStatusError(str(exc), status_code=400, retryable=False) from exc
+    except Exception as exc:
+        raise APIConnectionError(f"unexpected error ({type(exc).__name__})") from exc
 
 
 def _check(key: ModelKey, options: DecodeOptions) -> None:
     engines.check(key)
+    if options.hotwords and key.engine != "faster-whisper":
+        logger.warning("hotwords (STT_HOTWORDS): %s has none, they are left out", key.engine)
     models.check_reference(key.engine, key.model)
     if not key.model.endswith(".en"):
         return

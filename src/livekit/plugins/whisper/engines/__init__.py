@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from ..errors import ConfigError, MissingExtraError
+from ..errors import ConfigError, DeviceError, MissingExtraError
 from ..models import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Transcript
 
@@ -87,6 +88,7 @@ def check(key: ModelKey) -> EngineSpec:
 
     Raises:
         ConfigError: no such engine, or not a number format of it.
+        DeviceError: a GPU is asked for, and there is none.
         MissingExtraError: its package is not installed.
     """
     spec = ENGINES.get(key.engine)
@@ -96,6 +98,11 @@ def check(key: ModelKey) -> EngineSpec:
         raise ConfigError(
             f"compute_type (STT_COMPUTE_TYPE): {key.compute_type!r} is not one of {key.engine}'s: "
             + ", ".join(spec.compute_types)
+        )
+    if key.device.startswith("cuda") and not _may_have_gpu():
+        raise DeviceError(
+            f"device (STT_DEVICE): {key.device!r}: this machine has no NVIDIA GPU, or no driver "
+            "for it; choose cpu or auto"
         )
     if not installed(spec):
         raise MissingExtraError(
@@ -108,6 +115,14 @@ def check(key: ModelKey) -> EngineSpec:
 def installed(spec: EngineSpec) -> bool:
     """Whether an engine's package is there; does not import it."""
     return importlib.util.find_spec(spec.requires) is not None
+
+
+def _may_have_gpu() -> bool:
+    """False where there is surely none, found without loading CUDA."""
+    if sys.platform == "linux":
+        nodes = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg")  # PC, Jetson, WSL
+        return any(map(os.path.exists, nodes))
+    return sys.platform != "darwin"
 
 
 def load(files: ModelFiles, key: ModelKey, *, threads: int = 0) -> Engine:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..audio import windows
-from ..errors import ConfigError, EngineError, ModelDamaged, WhisperError
+from ..errors import AudioError, ConfigError, EngineError, ModelDamaged, WhisperError
 from ..types import SAMPLE_RATE, Audio, DecodeOptions, Segment, Transcript, Word
 
 MAX_BATCH = 8
@@ -91,6 +91,8 @@ class WindowedEngine(ABC):
     def transcribe(self, batch: Sequence[Audio], options: DecodeOptions) -> list[Transcript]:
         """See `Engine.transcribe`."""
         self._check(options)
+        if not all(np.isfinite(audio.samples).all() for audio in batch):
+            raise AudioError("audio with samples that are no numbers (NaN or infinite)")
         heard: list[list[tuple[float, Decoded]]] = [[] for _ in batch]
         waiting = [
             _Window(index, start, window)
@@ -123,8 +125,17 @@ class WindowedEngine(ABC):
         if not math.isfinite(decoded.avg_logprob) or not math.isfinite(decoded.no_speech_prob):
             raise ModelDamaged("the model decodes to no numbers (NaN): its weights are damaged")
 
+    @abstractmethod
+    def _knows(self, language: str) -> bool:
+        """Whether a multilingual model was trained on a language."""
+
     def _check(self, options: DecodeOptions) -> None:
         if self.multilingual:
+            if options.language and not self._knows(options.language):
+                raise ConfigError(
+                    f"language (STT_LANGUAGE): {options.language!r}: this model does not know it; "
+                    "large-v3 knows most"
+                )
             return
         if options.language not in (None, "en"):
             raise ConfigError(

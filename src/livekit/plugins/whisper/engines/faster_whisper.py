@@ -14,6 +14,7 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from ..errors import DeviceError, ModelDamaged
+from ..log import logger
 from ..models import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Segment
 from .decoding import Decoded, WindowedEngine, split_by_timestamps, with_words
@@ -33,6 +34,7 @@ class FasterWhisperEngine(WindowedEngine):
     def __init__(self, model: WhisperModel, memory: int) -> None:
         self._model = model
         self.memory = memory
+        self._warned = False
         self.multilingual = bool(model.model.is_multilingual)
 
     def _decode(
@@ -101,9 +103,21 @@ class FasterWhisperEngine(WindowedEngine):
         )
 
     def _prompt(self, tokenizer: Tokenizer, options: DecodeOptions) -> list[int]:
-        before = tokenizer.encode(" " + options.prompt.strip()) if options.prompt else []
-        prompt: list[int] = self._model.get_prompt(tokenizer, before, hotwords=options.hotwords)
+        hot, before = (
+            tokenizer.encode(" " + text.strip()) if text else []
+            for text in (options.hotwords, options.prompt)
+        )
+        # Together they may take half of the context; else there is no room for the transcript.
+        room = max(0, self._model.max_length // 2 - 1 - len(hot))
+        if len(before) > room and not self._warned:
+            self._warned = True
+            logger.warning("prompt and hotwords: too long together, the prompt's start is cut off")
+        kept = before[-room:] if room else []
+        prompt: list[int] = self._model.get_prompt(tokenizer, kept, hotwords=options.hotwords)
         return prompt
+
+    def _knows(self, language: str) -> bool:
+        return self._model.hf_tokenizer.token_to_id(f"<|{language}|>") is not None
 
     def _align(
         self, raw: list[list[dict[str, Any]]], tokenizer: Tokenizer, encoded: Any, frames: list[int]
@@ -134,7 +148,7 @@ def load(files: ModelFiles, key: ModelKey, *, threads: int) -> FasterWhisperEngi
             cpu_threads=threads,
             local_files_only=True,
         )
-    except (RuntimeError, ValueError, OSError) as exc:
+    except Exception as exc:  # of whatever sort: its files are read by three libraries
         if "out of memory" in str(exc).lower():
             raise DeviceError(f"device (STT_DEVICE): {key.device!r}: {exc}") from exc
         raise ModelDamaged(f"{files.path}: cannot be loaded ({exc}); fetch it again") from exc

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import whisper
 from whisper.timing import add_word_timestamps
-from whisper.tokenizer import get_tokenizer
+from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from ..errors import DeviceError, ModelDamaged
 from ..models import ModelFiles
@@ -64,6 +64,9 @@ class OpenAIWhisperEngine(WindowedEngine):
                     segments, language, result.avg_logprob, result.no_speech_prob, consumed
                 )
         return [item for item in decoded if item is not None]
+
+    def _knows(self, language: str) -> bool:
+        return language in list(LANGUAGES)[: self._model.num_languages]
 
     def _mel(self, audio: Audio) -> torch.Tensor:
         samples = torch.from_numpy(audio.samples).to(self._model.device)

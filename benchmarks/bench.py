@@ -1,0 +1,96 @@
+"""`make bench`: each figure beside its peer, as a table, as JSON and Markdown, and as a plot."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.effort import Effort
+    from benchmarks.results import Figure
+    from benchmarks.subjects import Subject
+
+    Measure = Callable[[Effort, Sequence[Subject]], list[Figure]]
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+NAMES = ("creation", "memory", "decoding", "lag")
+PLOT = "benchmark.png"
+
+# This file is run by its path, here and in each process that measures; modules are found from the
+# root, and not from this folder, whose names could stand before others'.
+sys.path[:] = [str(ROOT), *(path for path in sys.path if path not in (str(ROOT), str(HERE)))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few repeats, for a first look")
+    parser.add_argument("--only", choices=NAMES, action="append", help="one figure; repeatable")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder to write to (default: docs; build/benchmarks for a run that is not whole)",
+    )
+    options = parser.parse_args(argv)
+    names = [name for name in NAMES if name in (options.only or NAMES)]
+    whole = not options.quick and len(names) == len(NAMES)
+    out = (options.out or ROOT / ("docs" if whole else "build/benchmarks")).resolve()
+    try:
+        with tempfile.TemporaryDirectory() as empty:
+            _clean_environment(empty)
+            _run(names, options.quick, out)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _clean_environment(folder: str) -> None:
+    """No setting and no `.env` of the machine changes what is measured."""
+    for name in [name for name in os.environ if name.startswith("STT_")]:
+        del os.environ[name]
+    os.chdir(folder)
+
+
+def _run(names: Sequence[str], quick: bool, out: Path) -> None:
+    """Measures, prints and writes."""
+    # Not at the top: each process that measures imports this file.
+    from benchmarks import creation, decoding, lag, memory, report, subjects
+    from benchmarks.effort import FULL, QUICK, spawned
+
+    measures: dict[str, Measure] = {
+        "creation": creation.measure,
+        "memory": memory.measure,
+        "decoding": decoding.measure,
+        "lag": lag.measure,
+    }
+    conditions, started = report.conditions(), time.monotonic()
+    found = [spawned(subjects.subject, engine) for engine in subjects.PROVIDERS]
+    figures: list[Figure] = []
+    for name in names:
+        _say(f"measuring {name} …")
+        figures += measures[name](QUICK if quick else FULL, found)
+    conditions["Duration of the run"] = f"{time.monotonic() - started:.0f} s"
+    result = report.Report(figures, conditions)
+    plot = PLOT if not quick and len(names) == len(NAMES) else None
+    report.write(result, out, plot)
+    if plot:
+        from benchmarks.plot import draw
+
+        draw(figures, out / plot)
+    print(report.markdown(result))
+    _say(f"written to {out}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
