@@ -11,11 +11,14 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks import creation, decoding, lag
 from benchmarks.results import OURS, PLAIN, Figure, Summary, brief
 
-BLUE, GREY, LIGHT, RED = "#2563ab", "#9a9a9a", "#8fb8de", "#c0392b"
+BLUE, GREY, LIGHT, RED = "#2563ab", "#a3a3a3", "#a8cbe8", "#c0392b"
+SMALL = 10
+"""Points."""
 
 Bar = tuple[str, Summary, str]
 """A label, a value and a colour."""
@@ -27,10 +30,10 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     by_name = {figure.name: figure for figure in reversed(figures)}
     with plt.rc_context():
         plt.rc("font", size=11)
-        plt.rc("axes", titlesize=12, titleweight="bold", titlelocation="left")
+        plt.rc("axes", titlesize=12.5, titleweight="bold", titlelocation="left")
         plt.rc("axes.spines", top=False, right=False)
         plt.rc("figure", facecolor="white")
-        drawing, axes = plt.subplots(2, 2, figsize=(10, 6.8), layout="constrained")
+        drawing, axes = plt.subplots(2, 2, figsize=(9.5, 7.2), layout="constrained")
         _creation(axes[0, 0], by_name["creation"])
         _memory(axes[0, 1], by_name["memory"])
         _decoding(axes[1, 0], by_name["decoding"])
@@ -44,84 +47,99 @@ def _engines(figure: Figure) -> list[str]:
 
 
 def _creation(axes: Axes, figure: Figure) -> None:
-    bars = list[Bar]()
+    groups = dict[str, list[Bar]]()
     for engine in _engines(figure):
         first = figure.find(engine, creation.READY).cells
         again = figure.find(engine, creation.AGAIN).cells
-        bars += [
-            (f"{engine}\nfirst, plain", first[PLAIN], GREY),
-            ("first, this plugin", first[OURS], LIGHT),
+        groups[engine] = [
+            ("first, plain", first[PLAIN], GREY),
+            ("first, this plugin", first[OURS], BLUE),
             ("again, plain", again[PLAIN], GREY),
             ("again, this plugin", again[OURS], BLUE),
         ]
-    _bars(axes, bars)
+    _bars(axes, groups, log=True)
     axes.set_title("Until a session's STT is ready (ms)")
 
 
 def _memory(axes: Axes, figure: Figure) -> None:
-    for (engine, line), (who, colour) in (
-        (e, c)
-        for e in zip(_engines(figure), ("-", "--"), strict=False)
-        for c in ((PLAIN, GREY), (OURS, BLUE))
-    ):
-        values = figure.series[f"{engine}, {who}, at once"]
-        axes.plot(values, color=colour, linestyle=line, marker="o", markersize=4, linewidth=2)
-        offset = (6, 0)
-        axes.annotate(
-            f"{engine},\n{who}", (len(values) - 1, values[-1]), offset, textcoords="offset points",
-            va="center", color=colour if who == OURS else "#555555", fontsize=9.5,
-        )  # fmt: skip
-    axes.margins(x=0.02)
-    left, right = axes.get_xlim()
-    axes.set_xlim(left, right * 1.38)
-    axes.set_xticks(range(0, len(values), 2))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("open sessions in one process")
+    lines = [
+        (f"{engine}, {who}", style, colour)
+        for who, colour in ((PLAIN, GREY), (OURS, BLUE))
+        for engine, style in zip(reversed(_engines(figure)), ("--", "-"), strict=False)
+    ]
+    for label, style, colour in lines:
+        values = figure.series[f"{label}, at once"]
+        axes.plot(values, style, color=colour, label=label, marker="o", markersize=4, linewidth=2)
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
+    axes.set_xlabel("open sessions in one process", fontsize=SMALL)
+    axes.tick_params(labelsize=SMALL)
+    axes.legend(fontsize=SMALL - 0.5, frameon=False, loc="upper left", handlelength=2.8)
     axes.set_title("Memory (MB)")
 
 
 def _decoding(axes: Axes, figure: Figure) -> None:
-    bars = list[Bar]()
+    groups = dict[str, list[Bar]]()
     for engine in _engines(figure):
         rows = {row.what.split(" (")[0]: row for row in figure.rows if row.engine == engine}
         one, batch = rows[decoding.ONE_BY_ONE].cells, rows[decoding.BATCH].cells
-        bars += [
-            (f"{engine}\nplain", one[PLAIN], GREY),
-            ("this plugin", one[OURS], LIGHT),
+        groups[engine] = [
+            ("plain", one[PLAIN], GREY),
+            ("this plugin", one[OURS], BLUE),
             ("this plugin, one batch", batch[OURS], BLUE),
         ]
-    _bars(axes, bars, log=False)
+    _bars(axes, groups)
     axes.set_title("Decoding five utterances (ms)")
 
 
 def _lag(axes: Axes, figure: Figure) -> None:
-    bars = list[Bar]()
+    groups = dict[str, list[Bar]]()
     for engine in _engines(figure):
         cells = figure.find(engine, lag.LONGEST).cells
-        bars += [
-            (f"{engine}\ndecoding on the loop", cells[lag.NAIVE], GREY),
+        groups[engine] = [
+            ("decoding on the loop", cells[lag.NAIVE], GREY),
             ("decoding, this plugin", cells[lag.DECODING], BLUE),
             ("idle", cells[lag.IDLE], LIGHT),
         ]
-    _bars(axes, bars)
+    _bars(axes, groups, log=True)
     if figure.target:
-        axes.axvline(figure.target.limit, color=RED, linestyle=":", linewidth=1.5)
-        axes.text(figure.target.limit * 1.1, len(bars) - 0.55, "target", color=RED, fontsize=9.5)
+        limit = figure.target.limit
+        axes.axvline(limit, color=RED, linestyle=":", linewidth=1.5, zorder=0)
+        axes.text(limit * 1.15, 0, f"target: {limit:g}", color=RED, fontsize=SMALL, va="center")
     axes.set_title("Longest event loop lag (ms)")
 
 
-def _bars(axes: Axes, bars: Sequence[Bar], log: bool = True) -> None:
+def _bars(axes: Axes, groups: dict[str, list[Bar]], *, log: bool = False) -> None:
     """Horizontal bars from the top down: medians, with a line from the lowest to the highest."""
-    for place, (_, value, colour) in enumerate(bars):
-        spread = [[value.p50 - value.low], [value.high - value.p50]]
-        error = {"ecolor": "#444444", "elinewidth": 1}
-        axes.barh(place, value.p50, color=colour, xerr=spread, error_kw=error)
-        axes.annotate(
-            brief(value.p50), (value.high, place), (5, 0), textcoords="offset points",
-            va="center", fontsize=9.5,
-        )  # fmt: skip
-    axes.set_yticks(range(len(bars)), [label for label, _, _ in bars], fontsize=9.5)
-    axes.invert_yaxis()
+    labels, headings = list[str](), list[int]()
+    for heading, bars in groups.items():
+        headings.append(len(labels))
+        labels.append(heading)
+        for label, value, colour in bars:
+            _bar(axes, len(labels), value, colour)
+            labels.append(label)
+    axes.set_yticks(range(len(labels)), labels, fontsize=SMALL)
+    for place in headings:
+        axes.get_yticklabels()[place].set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=SMALL)
+    axes.set_ylim(len(labels) - 0.4, -0.5)
     if log:
         axes.set_xscale("log")
-    axes.margins(x=0.15)
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.margins(x=0.18)
+
+
+def _bar(axes: Axes, place: int, value: Summary, colour: str) -> None:
+    spread = [[value.p50 - value.low], [value.high - value.p50]]
+    error = {"ecolor": "#444444", "elinewidth": 1}
+    axes.barh(place, value.p50, color=colour, xerr=spread, error_kw=error)
+    axes.annotate(
+        brief(value.p50),
+        (value.high, place),
+        (5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=SMALL,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )

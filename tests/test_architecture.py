@@ -14,8 +14,8 @@ ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
     {"version", "log", "errors", "types", "languages"},
-    {"audio", "config", "models", "formats"},
-    {"segmenter", "engines", "engines.decoding", "cache"},
+    {"audio", "config", "model_files", "formats"},
+    {"models", "segmenter", "engines", "engines.decoding", "cache"},
     {"engines.faster_whisper", "engines.openai_whisper", "backend"},
     {"stt", "stream", "doctor"},
     {"factory"},

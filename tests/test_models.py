@@ -20,12 +20,12 @@ from livekit.plugins.whisper.errors import (
     ModelDamaged,
     ModelNotFound,
 )
+from livekit.plugins.whisper.model_files import sha256
 from livekit.plugins.whisper.models import (
     HUB_REPOSITORIES,
     check_reference,
     known_names,
     resolve,
-    sha256,
 )
 from livekit.plugins.whisper.types import ModelKey
 

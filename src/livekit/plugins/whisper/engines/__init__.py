@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from ..errors import ConfigError, DeviceError, MissingExtraError
-from ..models import ModelFiles
+from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Transcript
 
 

@@ -15,7 +15,7 @@ from faster_whisper.transcribe import get_suppressed_tokens
 
 from ..errors import DeviceError, ModelDamaged
 from ..log import logger
-from ..models import ModelFiles
+from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Segment
 from .decoding import Decoded, WindowedEngine, split_by_timestamps, with_words
 

@@ -12,7 +12,7 @@ from whisper.timing import add_word_timestamps
 from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from ..errors import DeviceError, ModelDamaged
-from ..models import ModelFiles
+from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Segment
 from .decoding import Decoded, WindowedEngine, split_by_timestamps, with_words
 
