@@ -52,7 +52,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
     """The figure."""
     ours: dict[Subject, list[Times]] = {subject: [] for subject in found}
     plain: dict[Subject, list[Times]] = {subject: [] for subject in found}
-    for _ in rounds(effort.first, effort.patience):
+    for _ in rounds(effort.first, 2 * effort.patience):
         for subject in found:
             ours[subject].append(forked(create, subject, effort.cached))
             plain[subject].append(forked(create_plain, subject, effort.second))

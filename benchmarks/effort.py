@@ -46,7 +46,7 @@ class Effort:
 
 FULL = Effort(
     first=4, cached=300, second=3, handles=50, plain=10, sessions=8,
-    decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.5, patience=30.0,
+    decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.5, patience=50.0,
 )  # fmt: skip
 QUICK = Effort(
     first=1, cached=200, second=1, handles=5, plain=2, sessions=0,
