@@ -74,8 +74,9 @@ def _run(names: Sequence[str], quick: bool, out: Path) -> None:
     found = [spawned(subjects.subject, engine) for engine in subjects.PROVIDERS]
     figures: list[Figure] = []
     for name in names:
-        _say(f"measuring {name} …")
+        begun = time.monotonic()
         figures += measures[name](QUICK if quick else FULL, found)
+        _say(f"measured {name} in {time.monotonic() - begun:.0f} s")
     conditions["Duration of the run"] = f"{time.monotonic() - started:.0f} s"
     result = report.Report(figures, conditions)
     plot = PLOT if not quick and len(names) == len(NAMES) else None
