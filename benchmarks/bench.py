@@ -62,7 +62,7 @@ def _run(names: Sequence[str], quick: bool, out: Path) -> None:
     """Measures, prints and writes."""
     # Not at the top: each process that measures imports this file.
     from benchmarks import creation, decoding, lag, memory, report, subjects
-    from benchmarks.effort import FULL, QUICK, spawned
+    from benchmarks.effort import FULL, QUICK, forked
 
     measures: dict[str, Measure] = {
         "creation": creation.measure,
@@ -71,7 +71,7 @@ def _run(names: Sequence[str], quick: bool, out: Path) -> None:
         "lag": lag.measure,
     }
     conditions, started = report.conditions(), time.monotonic()
-    found = [spawned(subjects.subject, engine) for engine in subjects.PROVIDERS]
+    found = [forked(subjects.subject, engine) for engine in subjects.PROVIDERS]
     figures: list[Figure] = []
     for name in names:
         begun = time.monotonic()

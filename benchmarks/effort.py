@@ -45,12 +45,12 @@ class Effort:
 
 
 FULL = Effort(
-    first=4, cached=300, second=3, handles=50, plain=10, sessions=8,
-    decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.5, patience=50.0,
+    first=3, cached=300, second=3, handles=50, plain=10, sessions=8,
+    decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.0, patience=50.0,
 )  # fmt: skip
 QUICK = Effort(
-    first=1, cached=200, second=1, handles=5, plain=2, sessions=0,
-    decoding=1, lag_processes=1, lag_rounds=1, lag_seconds=1.5, patience=10.0,
+    first=1, cached=200, second=1, handles=4, plain=2, sessions=0,
+    decoding=1, lag_processes=1, lag_rounds=1, lag_seconds=1.0, patience=10.0,
 )  # fmt: skip
 
 
@@ -70,12 +70,5 @@ def forked(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args, **kwargs).result()
-
-
-def spawned(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a function in a new process that shares no memory with any other."""
-    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *args, **kwargs).result()

@@ -20,7 +20,7 @@ from livekit.agents import stt
 from livekit.plugins import whisper
 
 from benchmarks import subjects
-from benchmarks.effort import Effort, rounds, spawned
+from benchmarks.effort import Effort, forked, rounds
 from benchmarks.results import OURS, PLAIN, Figure, Row, Summary, Target
 from benchmarks.subjects import Subject
 
@@ -88,9 +88,9 @@ def _courses(subject: Subject, effort: Effort) -> tuple[Courses, Courses]:
     """In turn, and at once; each in a process of its own."""
     turns, sessions = Courses(), Courses()
     for who, count in ((OURS, effort.handles), (PLAIN, effort.plain)):
-        turns[who] = spawned(use, subject, who, count, effort.patience, keep=False)
+        turns[who] = forked(use, subject, who, count, effort.patience, keep=False)
         if effort.sessions:
-            sessions[who] = spawned(use, subject, who, effort.sessions, effort.patience, keep=True)
+            sessions[who] = forked(use, subject, who, effort.sessions, effort.patience, keep=True)
     return turns, sessions
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterable
 
 import jiwer
 
-_APOSTROPHES = str.maketrans("", "", "'’")
+_JOINING = str.maketrans("", "", "'\u2019-\u2010")
 
 
 def normalise(text: str) -> str:
     """Lower case, without punctuation and symbols, one space between words.
 
-    A hyphen separates words ("ill-disposed" is two), an apostrophe joins them ("don't" is one).
+    Hyphens and apostrophes join ("ill-disposed" and "don't" are one word each), as jiwer's own
+    RemovePunctuation has it: "cold-hearted" and "coldhearted" are the same word.
     """
-    text = unicodedata.normalize("NFKC", text).lower().translate(_APOSTROPHES)
+    text = unicodedata.normalize("NFKC", text).lower().translate(_JOINING)
     return " ".join("".join(" " if unicodedata.category(c)[0] in "PS" else c for c in text).split())
 
 
