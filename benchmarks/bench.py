@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ PLOT = "benchmark.png"
 # This file is run by its path, here and in each process that measures; modules are found from the
 # root, and not from this folder, whose names could stand before others'.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if path not in (str(ROOT), str(HERE)))]
+# Imports are timed: modules are compiled once, as is Python's default, whatever the caller set.
+sys.dont_write_bytecode = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,26 +44,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     whole = not options.quick and len(names) == len(NAMES)
     out = (options.out or ROOT / ("docs" if whole else "build/benchmarks")).resolve()
     try:
-        with tempfile.TemporaryDirectory() as empty:
-            _clean_environment(empty)
-            _run(names, options.quick, out)
+        _clean_environment()
+        _run(names, options.quick, out)
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _clean_environment(folder: str) -> None:
+def _clean_environment() -> None:
     """No setting and no `.env` of the machine changes what is measured."""
     for name in [name for name in os.environ if name.startswith("STT_")]:
         del os.environ[name]
-    os.chdir(folder)
+    os.chdir(HERE)
 
 
 def _run(names: Sequence[str], quick: bool, out: Path) -> None:
     """Measures, prints and writes."""
     # Not at the top: each process that measures imports this file.
     from benchmarks import creation, decoding, lag, memory, report, subjects
-    from benchmarks.effort import FULL, QUICK, forked
+    from benchmarks.effort import FULL, QUICK
+    from benchmarks.process import forked
 
     measures: dict[str, Measure] = {
         "creation": creation.measure,
@@ -71,7 +72,7 @@ def _run(names: Sequence[str], quick: bool, out: Path) -> None:
         "lag": lag.measure,
     }
     conditions, started = report.conditions(), time.monotonic()
-    found = [forked(subjects.subject, engine) for engine in subjects.PROVIDERS]
+    found = [forked(subjects.prepare, engine) for engine in subjects.PROVIDERS]
     figures: list[Figure] = []
     for name in names:
         begun = time.monotonic()

@@ -14,7 +14,8 @@ from livekit.plugins import whisper
 from livekit.plugins.whisper.backend import process_backend
 
 from benchmarks import subjects
-from benchmarks.effort import Effort, forked, rounds
+from benchmarks.effort import Effort, rounds
+from benchmarks.process import forked
 from benchmarks.results import OURS, PLAIN, Figure, Row, Summary, Target
 from benchmarks.subjects import Subject
 

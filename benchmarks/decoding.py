@@ -11,7 +11,8 @@ from livekit.plugins.whisper.engines import Engine
 from livekit.plugins.whisper.types import Audio, DecodeOptions
 
 from benchmarks import subjects
-from benchmarks.effort import Effort, forked, rounds
+from benchmarks.effort import Effort, rounds
+from benchmarks.process import forked
 from benchmarks.results import OURS, PLAIN, Figure, Row, Summary
 from benchmarks.subjects import Subject
 from scripts.wer import pooled_word_error_rate

@@ -1,19 +1,10 @@
-"""How often each thing is measured, and in what process."""
+"""How often each thing is measured."""
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_PRELOADED = ["__main__", "benchmarks.subjects"]
-"""With the first, the server finds the second; it brings LiveKit and the plugin, no engine."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +52,3 @@ def rounds(count: int, patience: float) -> Iterator[int]:
         if done and time.monotonic() - started > patience:
             return
         yield done
-
-
-def forked(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a function in a new process that has LiveKit and the plugin imported, and no engine.
-
-    It is forked from a server that is kept for this, as LiveKit forks the processes of its jobs.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args, **kwargs).result()

@@ -15,7 +15,8 @@ from livekit.plugins.whisper.backend import LocalBackend
 from livekit.plugins.whisper.types import Utterance
 
 from benchmarks import subjects
-from benchmarks.effort import Effort, forked, rounds
+from benchmarks.effort import Effort, rounds
+from benchmarks.process import forked
 from benchmarks.results import Figure, Row, Summary, Target, percentile
 from benchmarks.subjects import Subject
 

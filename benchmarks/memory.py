@@ -20,7 +20,8 @@ from livekit.agents import stt
 from livekit.plugins import whisper
 
 from benchmarks import subjects
-from benchmarks.effort import Effort, forked, rounds
+from benchmarks.effort import Effort, rounds
+from benchmarks.process import forked
 from benchmarks.results import OURS, PLAIN, Figure, Row, Summary, Target
 from benchmarks.subjects import Subject
 

@@ -7,6 +7,7 @@ in LiveKit's `StreamAdapter`.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 from collections.abc import Callable
@@ -76,11 +77,14 @@ class Subject:
         return stt.StreamAdapter(stt=PlainSTT(self), vad=vad)
 
 
-def subject(engine: str) -> Subject:
-    """Fetches or makes the weights; imports PyTorch for that."""
+def prepare(engine: str) -> Subject:
+    """Makes the weights, and has Python compile the engine's modules, before anything is timed."""
     if engine == "faster-whisper":
-        return Subject(engine, weights.CT2_REFERENCE)
-    return Subject(engine, str(weights.openai_checkpoint()))
+        subject = Subject(engine, weights.CT2_REFERENCE)
+    else:
+        subject = Subject(engine, str(weights.openai_checkpoint()))
+    importlib.import_module(subject.module)
+    return subject
 
 
 class PlainSTT(stt.STT[Any]):
