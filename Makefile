@@ -69,6 +69,7 @@ COMPILE := $(UV) pip compile --quiet --no-config --python $(BIN)/python --python
 lock: .venv/.created | $(filter $(BIN)/uv,$(UV)) ## Write requirements/*.txt from pyproject.toml (UPGRADE=1: newer versions)
 	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra faster-whisper --group demo -c requirements/dev.txt -o requirements/demo.txt
+	$(COMPILE) pyproject.toml --extra faster-whisper --group build -c requirements/dev.txt -o requirements/host.txt
 	$(COMPILE) --group uv -o requirements/uv.txt
 
 clean: ## Remove .venv, .bin and every cache

@@ -23,8 +23,10 @@ from types import TracebackType
 from typing import Any
 
 import aiohttp
+import psutil
 import yaml
 from livekit import api, rtc
+from livekit.plugins.whisper.host.process import Place, owner_pid
 
 from scripts.child import Child, ChildFailed, kill_all, until
 from scripts.speaker import AHEAD, Heard, Recording, Speaker, Utterance
@@ -141,6 +143,7 @@ class Worker(Child):
         self._argv, self._timeout = list(argv), timeout
         self._env = {
             **_neutral_environment(),
+            "XDG_RUNTIME_DIR": str(self.workdir),  # its jobs' hosts are its own, and end with it
             "LIVEKIT_URL": server.url,
             "LIVEKIT_API_KEY": server.api_key,
             "LIVEKIT_API_SECRET": server.api_secret,
@@ -150,6 +153,17 @@ class Worker(Child):
     async def _start(self) -> None:
         self._spawn(self._argv, self._env)
         await self.logged("registered worker", timeout=self._timeout)
+
+    def hosts(self) -> list[Place]:
+        """The hosts that its jobs have started and that live."""
+        folder = Path(self._env["XDG_RUNTIME_DIR"], "livekit-whisper")
+        found = [Place(path) for path in sorted(folder.glob("*.sock"))]
+        return [place for place in found if owner_pid(place)]
+
+    def kill(self) -> None:
+        """Ends all of it at once, also hosts that are only starting; its output stays."""
+        super().kill()
+        end_hosts(self._env["XDG_RUNTIME_DIR"])
 
     def records(self, text: str) -> list[dict[str, Any]]:
         """Its log records whose message contains `text`, in order."""
@@ -261,6 +275,15 @@ class Caller(Speaker):
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def end_hosts(runtime: str) -> None:
+    """Kills the hosts of a runtime directory, also those that do not answer yet."""
+    folder = str(Path(runtime, "livekit-whisper"))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(argument.startswith(folder) for argument in process.cmdline()):
+                process.kill()
 
 
 def _neutral_environment() -> dict[str, str]:

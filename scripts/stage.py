@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -16,15 +17,17 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 from livekit import rtc
 from livekit.agents import Agent, AgentSession, io
 from livekit.plugins import silero, whisper
+from livekit.plugins.whisper.host.process import owner_pid
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from scripts.child import ChildFailed, until
-from scripts.room import ROOT, Caller, LiveKitServer, Worker
+from scripts.room import ROOT, Caller, LiveKitServer, Worker, end_hosts
 from scripts.speaker import Heard, Recording, Speaker, Utterance
 from scripts.wer import word_error_rate
 
@@ -113,7 +116,7 @@ async def show(provider: str, *, without_room: bool = False) -> int:
     show_table(rows)
     first, again = await measure_creation(settings)
     console.print(
-        f"\nThe model in one process: first creation [bold]{first:.2f} s[/], "
+        f"\nA model in one process (STT_BACKEND=process): first creation [bold]{first:.2f} s[/], "
         f"cached creation [bold]{1000 * again:.2f} ms[/]."
     )
     passed = all(row.passed for row in rows) and len(rows) == len(recordings)
@@ -138,7 +141,7 @@ async def perform(server: LiveKitServer, settings: dict[str, str], recordings: S
     started = time.monotonic()
     async with Worker(server, env=settings) as worker:
         console.print(f"worker registered after {time.monotonic() - started:.1f} s")
-        loaded = await worker.logged("[WHISPER-LOAD]", timeout=LOAD_TIMEOUT)
+        loaded = await worker.logged("[WHISPER-HOST] leased", timeout=LOAD_TIMEOUT)
         console.print(loaded[0]["message"], style="dim", markup=False)
         rows: list[Row] = []
         for number, part in enumerate(split(recordings), start=1):
@@ -147,9 +150,22 @@ async def perform(server: LiveKitServer, settings: dict[str, str], recordings: S
                 rows += await play(Caller(server, f"demo-{number}"), part)
             except (TimeoutError, asyncio.TimeoutError) as exc:
                 raise ChildFailed(f"{exc}; the worker's last lines:\n{worker.tail()}") from exc
+        show_sharing(worker)
         if not all(row.passed for row in rows):
             console.print(f"[yellow]The worker's last lines:[/]\n{escape(worker.tail())}")
         return rows
+
+
+def show_sharing(worker: Worker) -> None:
+    """Which processes used which model."""
+    jobs = sorted({record["pid"] for record in worker.records("[STT-CACHE] reusing")})
+    for place in worker.hosts():
+        loads = place.log.read_text().count("[WHISPER-LOAD]")
+        memory = psutil.Process(owner_pid(place)).memory_full_info().pss / 2**20
+        console.print(
+            f"\nJob processes [bold]{' and '.join(map(str, jobs))}[/] shared one host, process "
+            f"[bold]{owner_pid(place)}[/] ({memory:.0f} MB): models loaded: [bold]{loads}[/]."
+        )
 
 
 async def rehearse(settings: dict[str, str], recordings: Script) -> list[Row]:
@@ -159,9 +175,14 @@ async def rehearse(settings: dict[str, str], recordings: Script) -> list[Row]:
     os.environ.update(settings, PYTHON_DOTENV_DISABLED="1")
     logging.getLogger("livekit").setLevel(logging.ERROR)
     rows: list[Row] = []
-    for number, part in enumerate(split(recordings), start=1):
-        console.print(f"\n[bold]Session {number}[/]")
-        rows += await play(Rehearsal("caller"), part)
+    with tempfile.TemporaryDirectory(prefix="demo-") as runtime:
+        os.environ["XDG_RUNTIME_DIR"] = runtime  # its host is its own, and ends with it
+        try:
+            for number, part in enumerate(split(recordings), start=1):
+                console.print(f"\n[bold]Session {number}[/]")
+                rows += await play(Rehearsal("caller"), part)
+        finally:
+            end_hosts(runtime)
     return rows
 
 
@@ -214,7 +235,10 @@ def show_table(rows: Sequence[Row]) -> None:
 async def measure_creation(settings: dict[str, str]) -> tuple[float, float]:
     """Seconds to a loaded model at the first creation in a process, and at the next ones."""
     config = whisper.STTConfig(
-        provider=settings["STT_PROVIDER"], model=settings["STT_MODEL"], language="en"
+        provider=settings["STT_PROVIDER"],
+        model=settings["STT_MODEL"],
+        language="en",
+        backend="process",
     )
     factory, vad = whisper.ProviderFactory, silero.VAD.load()
     await factory.aclear()  # after a rehearsal the model is here already

@@ -11,17 +11,49 @@ from livekit.agents import vad as agents_vad
 from livekit.plugins import silero, whisper
 from livekit.plugins.whisper import backend as backend_module
 from livekit.plugins.whisper import config as config_module
+from livekit.plugins.whisper import stt as stt_module
+from livekit.plugins.whisper.config import STTConfig
+
+from tests.support.hosts import Hosts
+
+
+@pytest.fixture(scope="session")
+def stray_hosts() -> Iterator[Hosts]:
+    """Where processes that a test starts find or start a host, unless it asks for `hosts`."""
+    with Hosts() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the machine, and no .env, reaches a test."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stray_hosts: Hosts) -> None:
+    """No setting of the machine, no .env and no host of the user's reaches a test.
+
+    Models live in the test's own process, unless it asks for `hosts`.
+    """
     for name in list(os.environ):
         if name.startswith(("STT_", "LIVEKIT_", "OPENAI_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(stray_hosts.runtime))
     monkeypatch.chdir(tmp_path)
     config_module._warned.clear()
     monkeypatch.setattr(backend_module, "_process_backend", None)
+    monkeypatch.setattr(stt_module, "shared_backend", _in_this_process)
+
+
+def _in_this_process(config: STTConfig) -> whisper.Backend:
+    return backend_module.process_backend(config.limits)
+
+
+SHARED_BACKEND = stt_module.shared_backend
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    """A directory for hosts, empty at first; what runs there at the end is ended."""
+    monkeypatch.setattr(stt_module, "shared_backend", SHARED_BACKEND)
+    with Hosts() as found:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(found.runtime))
+        yield found
 
 
 @pytest.fixture

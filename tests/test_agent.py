@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from livekit.plugins.whisper.host import process
 
 from scripts.room import ROOT, Caller, LiveKitServer, Recording, Worker, find_server
 from scripts.wer import pooled_word_error_rate
@@ -47,9 +48,33 @@ def check_log(worker: Worker, pairs: list[tuple[str, str]]) -> None:
     assert "Traceback" not in log
 
 
-async def test_two_jobs_in_a_row_load_the_model_once_per_process() -> None:
+def check_host(worker: Worker, pairs: list[tuple[str, str]]) -> None:
+    """One host, one load, and nothing that was said in its log."""
+    (place,) = worker.hosts()
+    log = place.log.read_text()
+    assert log.count("[WHISPER-HOST] serves") == log.count("[WHISPER-LOAD]") == 1
+    assert not any(text in log for _, text in pairs)
+    assert "Traceback" not in log
+
+
+async def test_two_jobs_in_a_row_share_the_model_of_one_host() -> None:
     async with LiveKitServer() as server, Worker(server, env=FASTER) as worker:
         pairs = await speak(server, "room-1", recordings()[:2])
+        pairs += await speak(server, "room-2", recordings()[4:])
+        assert pooled_word_error_rate(pairs) <= 0.20
+        jobs = {record["pid"] for record in worker.records("[STT-CACHE] reusing")}
+        leases = {record["pid"] for record in worker.records("[WHISPER-HOST] leased")}
+        assert len(jobs) == 2  # each in a process of its own
+        assert jobs <= leases
+        assert not worker.records("[WHISPER-LOAD]")
+        check_host(worker, pairs)
+        check_log(worker, pairs)
+
+
+async def test_two_jobs_in_a_row_load_the_model_once_per_process() -> None:
+    environment = {**FASTER, "STT_BACKEND": "process"}
+    async with LiveKitServer() as server, Worker(server, env=environment) as worker:
+        pairs = await speak(server, "room-1", recordings()[4:])
         pairs += await speak(server, "room-2", recordings()[4:])
         assert pooled_word_error_rate(pairs) <= 0.20
         loads = Counter(record["pid"] for record in worker.records("[WHISPER-LOAD]"))
@@ -58,11 +83,44 @@ async def test_two_jobs_in_a_row_load_the_model_once_per_process() -> None:
         assert len(reused) == 2  # two jobs, each in a process of its own
         assert set(reused) <= set(loads)
         assert set(loads.values()) == set(created.values()) == {1}
+        assert not worker.hosts()
+        check_log(worker, pairs)
+
+
+async def test_twelve_jobs_at_once_on_one_worker(tmp_path: Path) -> None:
+    """As simple_main.py, with the load that the dispatcher sees taken from the host."""
+    agent = tmp_path / "agent.py"
+    agent.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from livekit.agents import cli\n"
+        "from livekit.plugins import whisper\n"
+        "from simple_main import server\n"
+        "server.load_fnc = whisper.load_fnc\n"
+        "if __name__ == '__main__':\n"
+        "    cli.run_app(server)\n"
+    )
+    argv = [sys.executable, str(agent), "start", "--simulation"]
+    async with LiveKitServer() as server, Worker(server, env=FASTER, argv=argv) as worker:
+        async with contextlib.AsyncExitStack() as stack:
+            callers = []
+            for number in range(12):  # one after the other: a process takes seconds to start
+                caller = Caller(server, f"room-{number}", timeout=60)
+                callers.append(await stack.enter_async_context(caller))
+            paths = [recordings()[number % 5] for number in range(12)]
+            plays = zip(callers, map(Recording.read, paths), strict=True)
+            heard = await asyncio.gather(*(caller.play(each) for caller, each in plays))
+            pairs = [(REFERENCES[p.name], u.text) for p, u in zip(paths, heard, strict=True)]
+            assert all(utterance.final_at is not None for utterance in heard)
+            assert pooled_word_error_rate(pairs) <= 0.20
+            assert process.ask(worker.hosts()[0])["leases"] >= 12
+        assert len({record["pid"] for record in worker.records("[STT-CACHE] reusing")}) == 12
+        check_host(worker, pairs)
         check_log(worker, pairs)
 
 
 async def test_jobs_in_threads_share_one_model_and_one_instance() -> None:
-    environment = {**FASTER, "AGENT_EXECUTOR": "thread"}
+    environment = {**FASTER, "AGENT_EXECUTOR": "thread", "STT_BACKEND": "process"}
     async with LiveKitServer() as server, Worker(server, env=environment) as worker:
         pairs = await speak(server, "room-1", recordings()[4:])
         pairs += await speak(server, "room-2", recordings()[4:])
@@ -86,9 +144,10 @@ async def test_two_rooms_at_once() -> None:
 async def test_the_other_engine() -> None:
     environment = {"STT_PROVIDER": "whisper", "STT_MODEL": str(openai_checkpoint())}
     async with LiveKitServer() as server, Worker(server, env=environment) as worker:
-        await worker.logged("[WHISPER-LOAD]", timeout=120)
+        await worker.logged("[WHISPER-HOST] leased", timeout=120)
         pairs = await speak(server, "room", recordings()[4:])
         assert pooled_word_error_rate(pairs) <= 0.20
+        check_host(worker, pairs)
         check_log(worker, pairs)
 
 
@@ -100,8 +159,8 @@ async def test_agent_hears_the_fallback_when_the_primary_cannot_be_loaded(tmp_pa
     async with LiveKitServer() as server, Worker(server, env=environment) as worker:
         pairs = await speak(server, "room", recordings()[3:])
         assert pooled_word_error_rate(pairs) <= 0.20
-        failures = worker.records("[WHISPER-LOAD]")
-        assert any("model.bin: is missing" in record["message"] for record in failures)
+        failures = worker.hosts()[0].log.read_text()
+        assert "model.bin: is missing" in failures
 
 
 def test_wrong_setting_is_told_and_the_worker_does_not_start() -> None:
@@ -138,9 +197,9 @@ def test_demo_leaves_nothing_behind_after_ctrl_c(tmp_path: Path) -> None:
 def _with(mark: str) -> list[int]:
     """Processes that have inherited a variable."""
     found = []
-    for process in psutil.process_iter():
+    for each in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             name, _, value = mark.partition("=")
-            if process.environ().get(name) == value:
-                found.append(process.pid)
+            if each.environ().get(name) == value:
+                found.append(each.pid)
     return found

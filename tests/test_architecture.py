@@ -14,12 +14,19 @@ ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
     {"version", "log", "errors", "types", "languages"},
-    {"audio", "config", "model_files", "formats"},
-    {"models", "segmenter", "engines", "engines.decoding", "cache"},
+    {"audio", "config", "model_files", "formats", "metrics", "queueing"},
+    {"models", "segmenter", "engines", "engines.quality", "engines.features", "cache", "batcher"},
+    {"engines.decoding"},
     {"engines.faster_whisper", "engines.openai_whisper", "backend"},
-    {"stt", "stream", "doctor"},
+    {"host.wire", "host.state"},
+    {"host.process", "host.exchange"},
+    {"host.connection", "host.guard", "host.listen"},
+    {"host.client", "host.app"},
+    {"host.serve"},
+    {"stt", "stream", "doctor", "load", "host.commands"},
     {"factory"},
     {"__init__", "cli"},
+    {"host"},
 ]
 """Imports run downwards only: a module may import from the layers before its own."""
 
@@ -72,10 +79,11 @@ def test_exported_names() -> None:
     assert whisper.__all__ == [
         "Audio", "AudioError", "Backend", "BackendClosed", "CacheEntry", "CacheInfo",
         "ConfigError", "DeviceError", "DownloadError", "EngineError", "FasterWhisperSTT",
-        "InstanceKey", "Limits", "LocalBackend", "MissingExtraError", "ModelDamaged",
-        "ModelError", "ModelKey", "ModelNotFound", "ProviderFactory", "STTConfig", "Segment",
-        "Transcript", "Utterance", "WhisperError", "WhisperSTT", "WhisperStreamAdapter", "Word",
-        "__version__", "prewarm",
+        "HostUnavailable", "InstanceKey", "Limits", "LocalBackend", "MissingExtraError",
+        "ModelDamaged", "ModelError", "ModelKey", "ModelNotFound", "Overloaded",
+        "ProviderFactory", "STTConfig", "Segment", "Superseded", "Transcript", "Utterance",
+        "WhisperError", "WhisperSTT", "WhisperStreamAdapter", "Word", "__version__", "load_fnc",
+        "prewarm",
     ]  # fmt: skip
     assert all(hasattr(whisper, name) for name in whisper.__all__)
 

@@ -50,19 +50,24 @@ def test_every_field_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         "provider": "whisper", "model": "small", "language": "de", "device": "cuda:1",
         "compute_type": "float16", "revision": "abc", "task": "translate", "beam_size": 5,
         "prompt": "Hello", "hotwords": "LiveKit", "word_timestamps": True, "window": "full",
-        "backend": "process", "threads": 3, "memory_limit": 2000, "idle_timeout": 60.5,
-        "base_url": "http://127.0.0.1:1/v1",
+        "backend": "process", "host": "unix:/run/host.sock", "host_idle": 9.5, "workers": 2,
+        "threads": 3, "batch_size": 8, "queue_limit": 99, "memory_limit": 2000,
+        "idle_timeout": 60.5, "base_url": "http://127.0.0.1:1/v1",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(f"STT_{name.upper()}", str(value))
     monkeypatch.setenv("STT_API_KEY", "secret")
+    monkeypatch.setenv("STT_HOST_TOKEN", "another")
     monkeypatch.setenv("STT_FALLBACK", "openai")
     config = STTConfig()
     assert {name: getattr(config, name) for name in values} == values
     assert config.api_key is not None
     assert config.api_key.get_secret_value() == "secret"
+    assert config.host_token is not None
+    assert config.host_token.get_secret_value() == "another"
+    assert "another" not in repr(config)
     assert config.fallback is not None
-    assert set(STTConfig.model_fields) == {*values, "api_key", "fallback"}
+    assert set(STTConfig.model_fields) == {*values, "api_key", "host_token", "fallback"}
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "yml", "toml"])
@@ -158,8 +163,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"threads": -1}, r"threads \(STT_THREADS\): -1"),
     ({"idle_timeout": -1}, r"idle_timeout \(STT_IDLE_TIMEOUT\): -1"),
     ({"window": "narrow"}, r"window \(STT_WINDOW\): 'narrow'"),
-    ({"window": "adaptive"}, r"window \(STT_WINDOW\): 'adaptive' is not in this version"),
-    ({"backend": "host"}, r"backend \(STT_BACKEND\): 'host' is not in this version"),
+    ({"backend": "ray"}, r"backend \(STT_BACKEND\): 'ray'"),
+    ({"host": "localhost"}, r"host \(STT_HOST\): 'localhost': allowed: unix:/path/of/socket, http"),
     ({"provider": ""}, r"provider \(STT_PROVIDER\)"),
     ({"modle": "tiny"}, r"unknown setting 'modle'; did you mean 'model'\?"),
     ({"fallback": {"modle": "tiny"}}, r"fallback .*unknown setting 'modle'"),

@@ -69,7 +69,7 @@ def test_all_is_well_beside_a_server(tmp_path: Path) -> None:
     assert {line.split()[0] for line in result.out.splitlines()} == {"ok"}
     assert f"{url} answers (200)" in finding(result, "LiveKit server")
     assert "works (" in finding(result, f"model {CT2_REFERENCE}")
-    for subject in ("Python", "livekit-plugins-whisper", "livekit-agents", "threads"):
+    for subject in ("Python", "livekit-plugins-whisper", "livekit-agents", "decoding", "host"):
         assert finding(result, subject)
     assert "CPU computes in" in finding(result, "faster-whisper")
     assert "PyTorch" in finding(result, "openai-whisper")

@@ -149,7 +149,7 @@ def test_beam_size_reaches_the_engine(
 def test_hotwords_reach_faster_whisper(speech: list[Audio]) -> None:
     engine = load(TINY)
     (transcript,) = engine.transcribe(
-        [speech[1]], DecodeOptions(language="en", hotwords="ill-disposed")
+        [speech[1]], DecodeOptions(language="en", hotwords="ill-disposed young man")
     )
     assert "ill-disposed" in transcript.text
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from livekit.agents import Plugin
 
 from . import models
-from .backend import Backend, Limits, LocalBackend
+from .backend import Backend, LocalBackend
 from .cache import CacheEntry, CacheInfo
 from .config import STTConfig
 from .errors import (
@@ -25,17 +25,21 @@ from .errors import (
     DeviceError,
     DownloadError,
     EngineError,
+    HostUnavailable,
     MissingExtraError,
     ModelDamaged,
     ModelError,
     ModelNotFound,
+    Overloaded,
+    Superseded,
     WhisperError,
 )
 from .factory import InstanceKey, ProviderFactory
+from .load import load_fnc
 from .log import logger
 from .stream import WhisperStreamAdapter
 from .stt import FasterWhisperSTT, WhisperSTT
-from .types import Audio, ModelKey, Segment, Transcript, Utterance, Word
+from .types import Audio, Limits, ModelKey, Segment, Transcript, Utterance, Word
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ __all__ = [
     "DownloadError",
     "EngineError",
     "FasterWhisperSTT",
+    "HostUnavailable",
     "InstanceKey",
     "Limits",
     "LocalBackend",
@@ -61,9 +66,11 @@ __all__ = [
     "ModelError",
     "ModelKey",
     "ModelNotFound",
+    "Overloaded",
     "ProviderFactory",
     "STTConfig",
     "Segment",
+    "Superseded",
     "Transcript",
     "Utterance",
     "WhisperError",
@@ -71,12 +78,15 @@ __all__ = [
     "WhisperStreamAdapter",
     "Word",
     "__version__",
+    "load_fnc",
     "prewarm",
 ]
 
 
 def prewarm(proc: JobProcess | None = None) -> None:
-    """An `AgentServer(setup_fnc=…)`: starts loading the configured model, and returns at once.
+    """An `AgentServer(setup_fnc=…)`: asks for the configured model, and returns at once.
+
+    The machine's host has it, loads it, or is started for it, all in the background.
 
     The configuration is the environment's, as `STTConfig()` reads it. What is wrong with it is
     logged, not raised: LiveKit would start one process after the other. Call

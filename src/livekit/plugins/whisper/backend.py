@@ -6,18 +6,32 @@ import asyncio
 import os
 import threading
 import time
+import weakref
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import psutil
 
-from . import engines, models
+from . import engines, metrics, models
+from .batcher import Batcher
 from .cache import Cache, CacheInfo
 from .engines.decoding import shift
 from .errors import BackendClosed, EngineError, WhisperError
 from .log import logger
-from .types import DecodeOptions, ModelKey, Transcript, Utterance
+from .types import Audio, DecodeOptions, Limits, ModelKey, Transcript, Urgency, Utterance
+
+BATCH_WINDOW = 0.005
+"""Seconds that the first utterance of a batch waits for others: little against any decode."""
+MAX_WAITING = 256
+"""Utterances that may wait for one model; of 3 s each, they take 50 MB."""
+MAX_DELAY = 1.0
+"""Seconds of waiting at which a backend calls itself saturated: a conversation halts."""
+MAX_OVERHANG = 0.5
+"""Seconds that a segment may end after its audio: more, and it is another utterance's."""
 
 
 class Backend(Protocol):
@@ -53,6 +67,9 @@ class Backend(Protocol):
             The transcript, its times in seconds from the start of the utterance's stream.
 
         Raises:
+            Superseded: an interim of which a newer one of its stream, or a more urgent utterance,
+                took the place.
+            Overloaded: more waits already than may wait.
             WhisperError: the model cannot be loaded, or decoding failed.
         """
         ...
@@ -62,23 +79,11 @@ class Backend(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one process may use. The first model of a process decides."""
-
-    threads: int = 0
-    """CPU threads of one model; 0: one for each core, at most 8."""
-    memory: int = 0
-    """Bytes of models; 0: no limit."""
-    idle: float = 0.0
-    """Seconds after which a model that nobody holds is given up; 0: never."""
-
-
 class LocalBackend:
-    """Models in this process, each with a thread of its own that loads it and decodes with it."""
+    """Models in this process, each with a batcher whose threads decode with it."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits = limits or Limits()
         self._closed = False
         self._pid = os.getpid()
         self._models: Cache[ModelKey, _Model] = Cache(
@@ -131,63 +136,130 @@ class LocalBackend:
         for model in self._models.clear():
             model.close()
 
+    def load(self) -> float:
+        """0 (idle) to 1 (saturated): of the model in most demand.
+
+        The higher of how busy it was in the last seconds, and of how long a new final would wait,
+        where `MAX_DELAY` counts as 1.
+        """
+        return min(1.0, max((model.load() for model in self._loaded()), default=0.0))
+
+    def depth(self) -> dict[Urgency, int]:
+        """How many utterances wait, by urgency."""
+        waiting = Counter[int]()
+        for model in self._loaded():
+            waiting.update(model.batcher.depth())
+        return {urgency: waiting[urgency] for urgency in Urgency}
+
+    def _loaded(self) -> list[_Model]:
+        found = (self._models.peek(entry.key) for entry in self._models.info().entries)
+        return [model for model in found if model is not None]
+
     async def _get(self, key: ModelKey) -> _Model:
         if self._closed:
             raise BackendClosed("the backend is closed; make a new one")
         if self._pid != os.getpid():
             raise BackendClosed("a model does not survive a fork; make the STT in the new process")
-        return await self._models.aget(key, lambda: _Model(key, self.limits.threads))
+        return await self._models.aget(key, lambda: _Model(key, self.limits))
 
 
 class _Model:
-    """An engine and the one thread that may touch it."""
+    """An engine, and the batcher whose threads decode with it."""
 
-    def __init__(self, key: ModelKey, threads: int) -> None:
+    def __init__(self, key: ModelKey, limits: Limits) -> None:
         started, before = time.perf_counter(), _resident()
         try:
-            # The download, if any, happens here, so that leaving the program need not wait for it.
+            # The download, if any, happens here, so that leaving the program need not wait for it;
+            # for the thread of an executor it does, because a load that is cut off would crash.
             files = models.resolve(key.engine, key.model, key.revision)
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"whisper-{key.engine}")
-            try:
-                load = self._thread.submit(engines.load, files, key, threads=threads)
-                self._engine = load.result()
-            except BaseException:
-                self._thread.shutdown(wait=False)
-                raise
+            with ThreadPoolExecutor(1, thread_name_prefix=f"whisper-load-{key.engine}") as loader:
+                load = partial(engines.load, threads=limits.threads, workers=limits.workers)
+                engine = loader.submit(load, files, key).result()
         except Exception as exc:
             logger.error("[WHISPER-LOAD] key=%s failed: %s", key, exc)
+            metrics.MODEL_LOADS.labels("failed").inc()
             if isinstance(exc, WhisperError):
                 raise
             raise EngineError(f"{key}: cannot be loaded ({type(exc).__name__}: {exc})") from exc
-        self.memory = self._engine.memory
+        seconds = time.perf_counter() - started
+        metrics.MODEL_LOADS.labels("loaded").inc()
+        metrics.MODEL_LOAD_SECONDS.observe(seconds)
+        self.memory = engine.memory
+        self.batcher: Batcher[_Job, Transcript] = Batcher(
+            partial(_decode, engine, key.engine),
+            name=f"whisper-{key.engine}",
+            workers=engine.workers,
+            max_batch=limits.batch or engine.batch,
+            window=BATCH_WINDOW,
+            max_queue=limits.queue or MAX_WAITING,
+            on_wait=_count_wait,
+            on_drop=_count_drop,
+        )
+        # A backend that is forgotten gives its threads and models up as well.
+        weakref.finalize(self, self.batcher.close).atexit = False
         logger.info(
             "[WHISPER-LOAD] key=%s seconds=%.2f model_mb=%.0f resident_mb=%.0f (%+.0f)",
             key,
-            time.perf_counter() - started,
+            seconds,
             self.memory / 2**20,
             _resident() / 2**20,
             (_resident() - before) / 2**20,
         )
 
     async def transcribe(self, utterance: Utterance, options: DecodeOptions) -> Transcript:
-        future = self._thread.submit(self._decode, utterance, options)
+        try:
+            future = self.batcher.submit(
+                (utterance.audio, options),
+                # On a CPU, three interims in its batch would make a final take three times as long.
+                group=(options, utterance.urgency),
+                urgency=utterance.urgency,
+                stream=utterance.stream,
+                replaces=utterance.urgency is Urgency.INTERIM,
+            )
+        except RuntimeError as exc:  # no more threads
+            raise EngineError(f"decoding failed ({exc})") from exc
         return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
-        """Lets the thread end, and the engine go."""
-        self._thread.shutdown(wait=False)
-        del self._engine
+    def load(self) -> float:
+        """See `LocalBackend.load`; may be above 1."""
+        return max(self.batcher.busy(), self.batcher.delay(Urgency.FINAL) / MAX_DELAY)
 
-    def _decode(self, utterance: Utterance, options: DecodeOptions) -> Transcript:
-        try:
-            results = self._engine.transcribe([utterance.audio], options)
-        except WhisperError:
-            raise
-        except Exception as exc:
-            raise EngineError(f"decoding failed ({type(exc).__name__}: {exc})") from exc
-        if len(results) != 1:
-            raise EngineError(f"engine returned {len(results)} transcripts for 1 utterance")
-        return results[0]
+    def close(self) -> None:
+        """Lets the threads end when nothing waits any more, and the engine go."""
+        self.batcher.close()
+
+
+_Job = tuple[Audio, DecodeOptions]
+
+
+def _decode(engine: engines.Engine, name: str, jobs: Sequence[_Job]) -> list[Transcript]:
+    """Decodes jobs of equal options together."""
+    audios = [audio for audio, _ in jobs]
+    started = time.perf_counter()
+    try:
+        results = engine.transcribe(audios, jobs[0][1])
+    except WhisperError:
+        raise
+    except Exception as exc:
+        raise EngineError(f"decoding failed ({type(exc).__name__}: {exc})") from exc
+    finally:
+        metrics.BATCH_SIZE.labels(name).observe(len(jobs))
+        metrics.DECODE_SECONDS.labels(name).observe(time.perf_counter() - started)
+    for audio, transcript in zip(audios, results, strict=False):  # the batcher checks the length
+        end = max((segment.end for segment in transcript.segments), default=0.0)
+        if end > audio.duration + MAX_OVERHANG:
+            raise EngineError(
+                f"engine returned speech up to {end:.2f} s for {audio.duration:.2f} s of audio"
+            )
+    return results
+
+
+def _count_wait(urgency: int, seconds: float) -> None:
+    metrics.QUEUE_SECONDS.labels(Urgency(urgency).name.lower()).observe(seconds)
+
+
+def _count_drop(reason: str) -> None:
+    metrics.DROPS.labels(reason).inc()
 
 
 def _resident() -> int:
@@ -207,8 +279,8 @@ def process_backend(limits: Limits | None = None) -> LocalBackend:
             _process_backend = LocalBackend(limits or Limits())
         elif limits not in (None, Limits(), _process_backend.limits):
             logger.warning(
-                "this process's models keep %s; %s is not applied: set threads, memory_limit and "
-                "idle_timeout alike in all configurations of one process",
+                "this process's models keep %s; %s is not applied: set threads, workers, "
+                "memory_limit and idle_timeout alike in all configurations of one process",
                 _process_backend.limits,
                 limits,
             )

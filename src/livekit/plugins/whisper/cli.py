@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,10 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List, fetch and check models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+if os.name == "posix":
+    from .host.commands import app as host_app
+
+    app.add_typer(host_app, name="host")
 
 # Names of files and models are shown as they are: [x] is no style, :x: no picture.
 _out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -104,6 +109,8 @@ def transcribe(
     }  # fmt: skip
     settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     config = STTConfig(**settings)
+    if config.backend == "auto":  # a command leaves nothing running
+        config = config.model_copy(update={"backend": "process"})
     if form not in FORMATS:
         raise ConfigError(f"--format: {form!r}: allowed: {', '.join(FORMATS)}")
     targets = _targets(files, form, output_dir)

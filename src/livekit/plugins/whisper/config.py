@@ -32,7 +32,7 @@ from pydantic_settings import (
 from .errors import ConfigError
 from .languages import language_code
 from .log import logger
-from .types import DecodeOptions, ModelKey, Task, Window
+from .types import DecodeOptions, Limits, ModelKey, Task, Window
 
 PREFIX = "STT_"
 CONFIG_FILE = "STT_CONFIG"
@@ -44,6 +44,10 @@ ComputeType = Literal[
 ]  # fmt: skip
 
 _ENGINES = {"faster-whisper": "faster-whisper", "whisper": "openai-whisper"}
+_PATTERNS = {
+    "device": "allowed: 'auto', 'cpu', 'cuda', 'cuda:N'",
+    "host": "allowed: unix:/path/of/socket, http://name:port",
+}
 _NOT_INHERITED = {"provider", "fallback", "model", "revision", "compute_type"}
 
 
@@ -122,16 +126,29 @@ class STTConfig(BaseSettings):
     """Words to favour (faster-whisper only)."""
     word_timestamps: bool = False
     """Whether transcripts carry the time of each word."""
-    window: Window = "full"
-    """Audio that the encoder sees for a short utterance."""
+    window: Window = "adaptive"
+    """Audio that the encoder sees: as much as is needed, or always 30 s (`full`)."""
     backend: Literal["auto", "host", "process"] = "auto"
-    """Where the model lives."""
+    """Where the model lives: in the machine's host, in this process, or (`auto`) in the host and,
+    where there can be none, in this process."""
+    workers: int = Field(default=0, ge=0, le=256)
+    """Batches that one model decodes at once; 0: chosen from the machine's cores."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads of one model; 0: one for each core, at most 8. First model of a process wins."""
+    """CPU threads of each of them; 0: chosen from the machine's cores."""
+    batch_size: int = Field(default=0, ge=0, le=256)
+    """Utterances decoded together; 0: what suits the device."""
+    queue_limit: int = Field(default=0, ge=0)
+    """Utterances that may wait for one model; 0: 256. Past it they are refused, to be retried."""
     memory_limit: int = Field(default=0, ge=0)
-    """MiB of models kept in one process; what is in use is never evicted. 0: no limit."""
+    """MiB of models kept in one host or process; what is in use is never evicted. 0: no limit."""
     idle_timeout: float = Field(default=0.0, ge=0.0)
     """Seconds after which a model that nobody uses is given up; 0: never."""
+    host: str | None = Field(default=None, pattern=r"^(unix:/.+|https?://.+)$")
+    """A host that you run yourself: `unix:/path` or `http://name:port`; None: the machine's own."""
+    host_token: SecretStr | None = None
+    """What that host wants to be told."""
+    host_idle: float = Field(default=300.0, ge=0.0)
+    """Seconds after which the machine's own host ends when nobody uses it; 0: never."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server (provider `openai`)."""
     api_key: SecretStr | None = None
@@ -196,18 +213,23 @@ class STTConfig(BaseSettings):
             window=self.window,
         )
 
-    @field_validator("window")
-    @classmethod
-    def _check_window(cls, value: Window) -> Window:
-        if value == "adaptive":
-            raise ValueError("'adaptive' is not in this version; allowed: 'full'")
-        return value
+    @property
+    def limits(self) -> Limits:
+        """What models may use."""
+        return Limits(
+            threads=self.threads,
+            workers=self.workers,
+            batch=self.batch_size,
+            queue=self.queue_limit,
+            memory=self.memory_limit * 2**20,
+            idle=self.idle_timeout,
+        )
 
     @field_validator("backend")
     @classmethod
     def _check_backend(cls, value: str) -> str:
-        if value == "host":
-            raise ValueError("'host' is not in this version; allowed: 'auto', 'process'")
+        if value == "host" and os.name != "posix":
+            raise ValueError("'host' needs Linux or macOS; allowed here: 'auto', 'process'")
         return value
 
     @classmethod
@@ -306,10 +328,10 @@ def _explain(exc: ValidationError) -> str:
             lines.append(f"unknown setting {field!r}{_near(field)}")
             continue
         message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "string_pattern_mismatch" and field == "device":
-            message = "allowed: 'auto', 'cpu', 'cuda', 'cuda:N'"
+        if error["type"] == "string_pattern_mismatch":
+            message = _PATTERNS[field]
         # Of a fallback, what is wrong inside is told by its own message; it can hold a key.
-        value = "" if field in ("api_key", "fallback") else f"{error['input']!r}: "
+        value = "" if field in ("api_key", "host_token", "fallback") else f"{error['input']!r}: "
         message = message if message.startswith(repr(error["input"])) else value + message
         lines.append(f"{field} ({PREFIX}{field.upper()}): {message}")
     return "\n".join(lines)

@@ -47,13 +47,14 @@ def examine(providers: Sequence[str]) -> list[Finding]:
         Finding("ok", "Python", platform.python_version()),
         Finding("ok", "livekit-plugins-whisper", __version__),
         Finding("ok", "livekit-agents", importlib.metadata.version("livekit-agents")),
-        Finding("ok", "threads", f"{engines.default_threads()} a model (STT_THREADS to change)"),
+        Finding("ok", "decoding", _plan()),
         *_engines(),
     ]
     try:
-        config: STTConfig | None = STTConfig()
+        config: STTConfig | None = (first := STTConfig())
     except WhisperError as exc:
         return [*findings, Finding("bad", "configuration", str(exc)), _server()]
+    findings.append(_host(first))
     while config is not None:
         findings.append(_provider(config, providers))
         config = config.fallback
@@ -75,6 +76,11 @@ def check_model(key: ModelKey) -> str:
         f"works ({files.path}, {files.size / 2**20:.0f} MiB, {checked}; loaded in "
         f"{time.perf_counter() - started:.1f} s, {engine.memory / 2**20:.0f} MiB of weights)"
     )
+
+
+def _plan() -> str:
+    workers, threads = engines.plan(engines.cores())
+    return f"{workers} workers of {threads} threads (STT_WORKERS, STT_THREADS to change)"
 
 
 def _engines() -> list[Finding]:
@@ -124,6 +130,28 @@ def _provider(config: STTConfig, providers: Sequence[str]) -> Finding:
         return Finding("bad", f"model {key.model}", str(exc), fetch)
     except WhisperError as exc:
         return Finding("bad", f"model {key.model}", str(exc))
+
+
+def _host(config: STTConfig) -> Finding:
+    if config.backend == "process" or os.name != "posix":
+        return Finding("ok", "host", "not used: models live in the process that uses them")
+    from .host.process import Place, ask, configured  # POSIX only
+
+    where, token = configured(config)
+    bad: Literal["note", "bad"] = "bad" if config.backend == "host" else "note"
+    try:
+        if isinstance(where, Place):
+            where.check()
+        facts = ask(where, token=token)
+    except WhisperError as exc:
+        return Finding(bad, "host", str(exc))
+    if facts is None and config.host:
+        return Finding(
+            bad, "host", f"{where} does not answer", "start it: livekit-whisper host run"
+        )
+    if facts is None:
+        return Finding("ok", "host", f"{where}: will be started by whoever needs it first")
+    return Finding("ok", "host", f"{where}: pid {facts['pid']}, load {facts['load']:.2f}")
 
 
 def _server() -> Finding:

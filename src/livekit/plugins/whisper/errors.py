@@ -9,8 +9,11 @@ WhisperError
 │   ├── ModelDamaged     model_damaged    a file is missing, truncated or altered
 │   └── DownloadError    download         the hub did not deliver            (retryable)
 ├── DeviceError          device           the device or number format is not there
+├── HostUnavailable      host             the machine's host cannot be had   (retryable)
 └── EngineError          engine           the engine failed while decoding   (retryable)
-    └── BackendClosed    closed           the backend was closed meanwhile
+    ├── BackendClosed    closed           the backend was closed meanwhile
+    ├── Overloaded       overloaded       more waits already than may wait   (retryable)
+    └── Superseded       superseded       a newer interim of the stream took its place
 """
 
 from __future__ import annotations
@@ -74,6 +77,13 @@ class DeviceError(WhisperError):
     code = "device"
 
 
+class HostUnavailable(WhisperError):
+    """The host of this machine does not start, does not answer, or is not ours to use."""
+
+    code = "host"
+    retryable = True
+
+
 class EngineError(WhisperError):
     """The engine failed while decoding."""
 
@@ -85,4 +95,26 @@ class BackendClosed(EngineError):
     """The backend was closed before the result was there."""
 
     code = "closed"
+    retryable = False
+
+
+class Overloaded(EngineError):
+    """More utterances wait already than may wait.
+
+    Args:
+        retry_after: seconds after which there is likely room again.
+    """
+
+    code = "overloaded"
+    retryable = True
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Superseded(EngineError):
+    """An interim that still waited when a newer one of its stream came, or a final needed room."""
+
+    code = "superseded"
     retryable = False

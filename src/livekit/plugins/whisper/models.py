@@ -113,6 +113,15 @@ def check_reference(engine: str, reference: str) -> None:
     )
 
 
+def absolute(engine: str, reference: str) -> str:
+    """The same model, named so that a process with another working directory finds it as well."""
+    if reference in known_names(engine) or reference.startswith(PACKAGE):
+        return reference
+    if (not _is_path(reference) and not _local(reference)) or _is_hub(reference):
+        return reference
+    return os.path.abspath(Path(reference).expanduser())
+
+
 def resolve(
     engine: str, reference: str, revision: str | None = None, *, offline: bool = False
 ) -> ModelFiles:

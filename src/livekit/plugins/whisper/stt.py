@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from livekit.agents import (
     APIConnectionError,
@@ -24,7 +25,7 @@ from livekit.agents.types import NOT_GIVEN, NotGivenOr, TimedString
 from livekit.agents.utils import AudioBuffer, is_given
 
 from . import audio, engines, models
-from .backend import Backend, Limits, process_backend
+from .backend import Backend, process_backend
 from .config import ComputeType, ExplicitConfig, STTConfig
 from .errors import ConfigError, WhisperError
 from .languages import language_code
@@ -51,13 +52,14 @@ class _LocalSTT(stt.STT[Any]):
         prompt: str | None = None,
         hotwords: str | None = None,
         word_timestamps: bool = False,
-        window: Window = "full",
+        window: Window = "adaptive",
         threads: int = 0,
-        backend: Backend | None = None,
+        workers: int = 0,
+        backend: Backend | Literal["auto", "host", "process"] = "auto",
     ) -> None:
         """Makes an STT; nothing is loaded before `prewarm()` or the first audio.
 
-        All but `backend` are the fields of `STTConfig`; the environment is not read.
+        The arguments are fields of `STTConfig`; the environment is not read.
 
         Args:
             model: a known name, `owner/repo`, a directory or `.pt` file, or `package:NAME/PATH`.
@@ -71,8 +73,11 @@ class _LocalSTT(stt.STT[Any]):
             hotwords: words to favour (faster-whisper only).
             word_timestamps: whether transcripts carry the time of each word.
             window: audio that the encoder sees for a short utterance.
-            threads: CPU threads of one model; 0: one for each core, at most 8.
-            backend: where the model lives; None: in this process, shared by all who ask for it.
+            threads: CPU threads of each worker; 0: chosen from the machine's cores.
+            workers: batches decoded at once; 0: chosen from the machine's cores.
+            backend: where the model lives, shared by all who ask for it: in the machine's host
+                (`host`), in this process (`process`), or in the host and, where there can be
+                none, in this process (`auto`); or a `Backend` of your own.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
@@ -91,8 +96,10 @@ class _LocalSTT(stt.STT[Any]):
             word_timestamps=word_timestamps,
             window=window,
             threads=threads,
+            workers=workers,
+            backend=backend if isinstance(backend, str) else "auto",
         )
-        self._init(config, backend)
+        self._init(config, None if isinstance(backend, str) else backend)
         # Standing alone, it is a session's own; one of the factory's is held by its handles.
         self.hold()
         self._holding = weakref.finalize(self, self._backend.release, self._key)
@@ -118,11 +125,11 @@ class _LocalSTT(stt.STT[Any]):
                 aligned_transcript="word" if config.word_timestamps else False,
             )
         )
-        self._key = config.model_key
+        key = config.model_key
         self._options = config.decode_options
-        _check(self._key, self._options)
-        limits = Limits(config.threads, config.memory_limit * 2**20, config.idle_timeout)
-        self._backend: Backend = backend or process_backend(limits)
+        _check(key, self._options, elsewhere=_is_elsewhere(config))
+        self._key = replace(key, model=models.absolute(key.engine, key.model))
+        self._backend: Backend = backend or shared_backend(config)
         self._warming: threading.Thread | None = None
         self._announced = False
         logger.info("[WHISPER-INIT] instance=%d key=%s", id(self), self._key)
@@ -261,11 +268,33 @@ def api_errors() -> Iterator[None]:
         raise APIConnectionError(f"unexpected error ({type(exc).__name__})") from exc
 
 
-def _check(key: ModelKey, options: DecodeOptions) -> None:
-    engines.check(key)
+def shared_backend(config: STTConfig) -> Backend:
+    """Where the models of a configuration live: one backend for all who ask alike."""
+    if config.backend == "process" or os.name != "posix":
+        return process_backend(config.limits)
+    from .host.client import machine_backend  # POSIX only
+    from .host.process import HostSpec
+
+    return machine_backend(
+        HostSpec(config.limits, config.host_idle),
+        address=config.host,
+        token=config.host_token.get_secret_value() if config.host_token else None,
+        fallback=process_backend(config.limits) if config.backend == "auto" else None,
+    )
+
+
+def _is_elsewhere(config: STTConfig) -> bool:
+    """Whether another machine decodes, which has engines and files of its own."""
+    remote = config.host is not None and config.host.startswith("http")
+    return remote and config.backend == "host"
+
+
+def _check(key: ModelKey, options: DecodeOptions, *, elsewhere: bool) -> None:
+    if not elsewhere:
+        engines.check(key)
+        models.check_reference(key.engine, key.model)
     if options.hotwords and key.engine != "faster-whisper":
         logger.warning("hotwords (STT_HOTWORDS): %s has none, they are left out", key.engine)
-    models.check_reference(key.engine, key.model)
     if not key.model.endswith(".en"):
         return
     if options.language not in (None, "en"):

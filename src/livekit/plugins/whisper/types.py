@@ -53,6 +53,24 @@ class ModelKey:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What the models of one process or host may use."""
+
+    threads: int = 0
+    """CPU threads of each worker; 0: chosen from the machine's cores."""
+    workers: int = 0
+    """Batches that one model decodes at once; 0: chosen from the machine's cores."""
+    batch: int = 0
+    """Utterances decoded together; 0: what suits the device."""
+    queue: int = 0
+    """Utterances that may wait for one model; 0: the default."""
+    memory: int = 0
+    """Bytes of models; 0: no limit."""
+    idle: float = 0.0
+    """Seconds after which a model that nobody holds is given up; 0: never."""
+
+
+@dataclass(frozen=True)
 class DecodeOptions:
     """How to decode; utterances with equal options can share a batch."""
 
@@ -68,8 +86,8 @@ class DecodeOptions:
     """Hypotheses kept while decoding; 1 is greedy."""
     word_timestamps: bool = False
     """Whether `Segment.words` is filled in (costs an alignment pass)."""
-    window: Window = "full"
-    """How much audio the encoder sees for a short utterance: always 30 s, or what is needed."""
+    window: Window = "adaptive"
+    """How much audio the encoder sees for a short utterance: what is needed, or always 30 s."""
 
 
 class Urgency(IntEnum):

@@ -17,13 +17,26 @@ from ..errors import ConfigError, DeviceError, MissingExtraError
 from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Transcript
 
+MAX_THREADS = 8
+"""Past which a worker gains nothing."""
+
 
 class Engine(Protocol):
-    """A model in memory. Blocking, and used by one thread only: its owner's."""
+    """A model in memory. Blocking; `transcribe` may be called by `workers` threads at once."""
 
     @property
     def memory(self) -> int:
         """Bytes that the weights take, as far as the engine can tell."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """How many threads may call `transcribe` at once; they share the weights."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many utterances are worth decoding together: more only make the first wait."""
         ...
 
     def transcribe(self, batch: Sequence[Audio], options: DecodeOptions) -> list[Transcript]:
@@ -42,8 +55,10 @@ class Engine(Protocol):
 class Loader(Protocol):
     """What each engine module has as `load`."""
 
-    def __call__(self, files: ModelFiles, key: ModelKey, *, threads: int) -> Engine:
+    def __call__(self, files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> Engine:
         """Loads a model and decodes something with it, so that what is returned works.
+
+        Of threads and workers, 0 is for the engine to choose: see `plan`.
 
         Raises:
             DeviceError: the device is absent or cannot compute in this number format.
@@ -125,26 +140,50 @@ def _may_have_gpu() -> bool:
     return sys.platform != "darwin"
 
 
-def load(files: ModelFiles, key: ModelKey, *, threads: int = 0) -> Engine:
+def load(files: ModelFiles, key: ModelKey, *, threads: int = 0, workers: int = 0) -> Engine:
     """Imports the engine that `key` names and loads the model with it.
 
     Args:
         files: the checked model.
         key: engine, device and number format.
-        threads: CPU threads; 0: one for each core that this process may use, at most 8.
+        threads: CPU threads of each worker; 0: see `plan`.
+        workers: threads that decode at once; 0: see `plan`, and one on a GPU. openai-whisper
+            always has one.
 
     Raises:
         WhisperError: see `check` and `Loader`.
     """
     spec = check(key)
     module = importlib.import_module(f"{__name__}.{spec.module}")
-    return cast(Loader, module.load)(files, key, threads=threads or default_threads())
+    return cast(Loader, module.load)(files, key, threads=threads, workers=workers)
+
+
+def plan(cores: int, workers: int = 0, threads: int = 0) -> tuple[int, int]:
+    """How to use a CPU: workers, and the threads of each.
+
+    Two workers of one thread each decode more, on two cores, than one worker of two threads, and
+    an utterance alone as fast: a decoder's steps are too small to share between threads.
+
+    Args:
+        cores: how many there are.
+        workers: as many as are asked for; 0: chosen.
+        threads: of each worker; 0: chosen.
+    """
+    if not workers:
+        workers = max(min(2, cores), cores // MAX_THREADS)
+        if threads:
+            workers = max(1, min(workers, cores // threads))
+    return workers, threads or max(1, min(MAX_THREADS, cores // workers))
+
+
+def cores() -> int:
+    """How many this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
 
 
 def default_threads() -> int:
-    """One for each core that this process may use; past 8 a decoder gains nothing."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        cores = os.cpu_count() or 1
-    return min(8, cores)
+    """Of a model that has one worker."""
+    return plan(cores(), workers=1)[1]

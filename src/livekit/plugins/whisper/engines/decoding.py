@@ -6,7 +6,6 @@ An engine subclasses `WindowedEngine` and says how to decode a batch of windows 
 from __future__ import annotations
 
 import math
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,59 +15,35 @@ import numpy as np
 
 from ..audio import windows
 from ..errors import AudioError, ConfigError, EngineError, ModelDamaged, WhisperError
-from ..types import SAMPLE_RATE, Audio, DecodeOptions, Segment, Transcript, Word
+from ..metrics import GATE_REDECODES
+from ..types import (
+    SAMPLE_RATE,
+    WINDOW_SECONDS,
+    Audio,
+    DecodeOptions,
+    Segment,
+    Transcript,
+    Word,
+)
+from .quality import Decoded, best, doubt
 
-MAX_BATCH = 8
-"""Windows decoded at once; more take memory and bring little on a CPU."""
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-COMPRESSION_RATIO_LIMIT = 2.4
-LOG_PROB_LIMIT = -1.0
-NO_SPEECH_LIMIT = 0.6
-"""The four above are Whisper's own (Radford et al. 2022, section 4.5): greedy first, then sampled
-until text is neither repetitive nor improbable; improbable text in likely silence is dropped."""
-SURE_NO_SPEECH, SURE_LOG_PROB = 0.8, -0.6
-"""Where silence is that likely, likelier text is dropped as well: steady noise makes the small
-models say "you" at -0.7 to -0.9 with 0.91 to 0.95 (tiny.en); speech stays below 0.1."""
+"""Whisper's own: greedy first, then ever more random."""
 SILENCE_PEAK = 1e-4
 """Samples that never pass this (-80 dB of full scale) are digital silence: nothing to decode."""
 REST_SECONDS = 1.0
 REST_LOUDNESS = 0.1
 """A rest of a window at least this long and this loud (against its loudest 0.1 s) that Whisper's
 timestamps leave undecoded is decoded on its own, as Whisper's own seeking does."""
+FLOOR_SECONDS = 10.0
+"""The shortest window: tiny.en repeats itself in windows of 4 to 5 s, and base in some of 10 s."""
+STEP_SECONDS = 2.0
+"""Windows grow in steps of this: utterances in equal windows are decoded together."""
+MARGIN_SECONDS = 0.5
+"""Of silence after the speech, at least: without it, Whisper takes the speech to go on."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """One window, decoded once. Times are in seconds from its start."""
-
-    segments: tuple[Segment, ...]
-    language: str
-    avg_logprob: float
-    no_speech_prob: float
-    consumed: float
-    """Up to where Whisper says that it has transcribed, in seconds."""
-
-    @property
-    def text(self) -> str:
-        return " ".join(segment.text for segment in self.segments)
-
-    @property
-    def is_silence(self) -> bool:
-        """Whisper's own rule for a window without speech, and a second where it is surer."""
-        limits = ((NO_SPEECH_LIMIT, LOG_PROB_LIMIT), (SURE_NO_SPEECH, SURE_LOG_PROB))
-        return any(
-            self.no_speech_prob > no_speech and self.avg_logprob < log_prob
-            for no_speech, log_prob in limits
-        )
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether to decode it again, sampling."""
-        repetitive = compression_ratio(self.text) > COMPRESSION_RATIO_LIMIT
-        return not self.is_silence and (repetitive or self.avg_logprob < LOG_PROB_LIMIT)
-
-
-@dataclass
+@dataclass(eq=False)
 class _Window:
     """A part of an utterance on its way through the engine."""
 
@@ -80,13 +55,25 @@ class _Window:
 class WindowedEngine(ABC):
     """Decodes utterances of any length with a model that takes at most 30 s."""
 
+    name: str
+    """As in the table of engines."""
     multilingual: bool
+    workers: int
+    """See `Engine.workers`."""
+    batch: int
+    """See `Engine.batch`; also how many windows of one utterance are decoded at once."""
+    adaptive: bool
+    """Whether the encoder takes windows shorter than 30 s."""
+
+    @abstractmethod
+    def _encode(self, batch: Sequence[Audio], options: DecodeOptions, seconds: float) -> Any:
+        """Runs the encoder over windows of that length, and finds their languages."""
 
     @abstractmethod
     def _decode(
-        self, batch: Sequence[Audio], options: DecodeOptions, temperature: float
+        self, encoded: Any, members: Sequence[int], options: DecodeOptions, temperature: float
     ) -> list[Decoded]:
-        """Decodes windows of at most 30 s, once; same length, same order."""
+        """Decodes some of the encoded windows, once; same length, same order as `members`."""
 
     def transcribe(self, batch: Sequence[Audio], options: DecodeOptions) -> list[Transcript]:
         """See `Engine.transcribe`."""
@@ -101,8 +88,14 @@ class WindowedEngine(ABC):
             if len(window.samples) and np.abs(window.samples).max() > SILENCE_PEAK
         ]
         while waiting:
-            now, waiting = waiting[:MAX_BATCH], waiting[MAX_BATCH:]
-            for window, decoded in zip(now, self._decode_surely(now, options), strict=True):
+            # Each is decoded in its own window's length, whoever comes with it.
+            seconds = self._seconds(waiting[0], options)
+            alike = [each for each in waiting if self._seconds(each, options) == seconds]
+            now = alike[: self.batch]
+            waiting = [each for each in waiting if each not in now]
+            for window, decoded in zip(
+                now, self._decode_surely(now, seconds, options), strict=True
+            ):
                 heard[window.index].append((window.start, decoded))
                 if rest := _rest(window, decoded):
                     waiting.insert(0, rest)
@@ -116,8 +109,11 @@ class WindowedEngine(ABC):
         """
         phase = np.arange(SAMPLE_RATE) * (2 * np.pi * 440 / SAMPLE_RATE)
         tone = Audio((0.01 * np.sin(phase)).astype(np.float32))
+        options = DecodeOptions(language="en")
         try:
-            (decoded,) = self._decode([tone], DecodeOptions(language="en"), 0.0)
+            (decoded,) = self._decode(
+                self._encode([tone], options, WINDOW_SECONDS), [0], options, 0
+            )
         except WhisperError:
             raise
         except Exception as exc:
@@ -148,26 +144,55 @@ class WindowedEngine(ABC):
                 "choose one without '.en' in its name"
             )
 
-    def _decode_surely(self, now: list[_Window], options: DecodeOptions) -> list[Decoded]:
+    def _seconds(self, window: _Window, options: DecodeOptions) -> float:
+        if options.window == "full" or not self.adaptive:
+            return WINDOW_SECONDS
+        return window_seconds(window.audio.duration)
+
+    def _decode_surely(
+        self, now: list[_Window], seconds: float, options: DecodeOptions
+    ) -> list[Decoded]:
+        """Decodes in short windows where they do, and in full ones what is doubtful then."""
+        audios = [window.audio for window in now]
+        if seconds >= WINDOW_SECONDS:
+            return self._decode_full(audios, options)
+        encoded = self._encode(audios, options, seconds)
+        found = self._decode_checked(encoded, range(len(now)), options, 0.0)
+        again = [i for i, d in enumerate(found) if doubt(d, audios[i].duration)]
+        if again:
+            GATE_REDECODES.labels(self.name).inc(len(again))
+            full = self._decode_full([audios[i] for i in again], options)
+            for i, decoded in zip(again, full, strict=True):
+                found[i] = decoded
+        return found
+
+    def _decode_full(self, audios: list[Audio], options: DecodeOptions) -> list[Decoded]:
         """Decodes greedily, then what is doubtful again at rising temperatures; keeps the best."""
-        tries: list[list[Decoded]] = [[] for _ in now]
-        todo = list(range(len(now)))
+        tries: list[list[Decoded]] = [[] for _ in audios]
+        encoded = self._encode(audios, options, WINDOW_SECONDS)
+        todo = list(range(len(audios)))
         for temperature in TEMPERATURES:
-            results = self._decode([now[i].audio for i in todo], options, temperature)
-            if len(results) != len(todo):
-                raise EngineError(f"engine returned {len(results)} results for {len(todo)} windows")
+            results = self._decode_checked(encoded, todo, options, temperature)
             for i, decoded in zip(todo, results, strict=True):
                 tries[i].append(decoded)
             todo = [i for i in todo if tries[i][-1].is_doubtful]
             if not todo:
                 break
-        return [_best(attempts) for attempts in tries]
+        return [best(attempts) for attempts in tries]
+
+    def _decode_checked(
+        self, encoded: Any, members: Sequence[int], options: DecodeOptions, temperature: float
+    ) -> list[Decoded]:
+        results = self._decode(encoded, members, options, temperature)
+        if len(results) != len(members):
+            raise EngineError(f"engine returned {len(results)} results for {len(members)} windows")
+        return results
 
 
-def compression_ratio(text: str) -> float:
-    """Bytes of text for each byte of its zlib form: high where it repeats itself."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
+def window_seconds(duration: float) -> float:
+    """How long a window the encoder needs for so many seconds of speech."""
+    beyond = max(0.0, duration + MARGIN_SECONDS - FLOOR_SECONDS)
+    return min(WINDOW_SECONDS, FLOOR_SECONDS + STEP_SECONDS * math.ceil(beyond / STEP_SECONDS))
 
 
 def split_by_timestamps(
@@ -212,14 +237,6 @@ def with_words(segments: Sequence[Segment], raw: list[dict[str, Any]]) -> tuple[
         )
         for segment, part in zip(segments, raw, strict=True)
     )
-
-
-def _best(attempts: list[Decoded]) -> Decoded:
-    last = attempts[-1]
-    if not last.is_doubtful:
-        return last
-    varied = [d for d in attempts if compression_ratio(d.text) <= COMPRESSION_RATIO_LIMIT]
-    return max(varied or attempts, key=lambda decoded: decoded.avg_logprob)
 
 
 def _rest(window: _Window, decoded: Decoded) -> _Window | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,28 +15,54 @@ from whisper.tokenizer import LANGUAGES, get_tokenizer
 from ..errors import DeviceError, ModelDamaged
 from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Segment
-from .decoding import Decoded, WindowedEngine, split_by_timestamps, with_words
+from . import cores, plan
+from .decoding import WindowedEngine, split_by_timestamps, with_words
+from .quality import Decoded
+
+CPU_BATCH, GPU_BATCH = 4, 16
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What the encoder made of windows of 30 s."""
+
+    batch: Sequence[Audio]
+    mel: torch.Tensor
+    """(windows, mels, frames)."""
+    features: torch.Tensor
+    """(windows, positions, channels)."""
+    languages: list[str]
 
 
 class OpenAIWhisperEngine(WindowedEngine):
-    """One PyTorch model."""
+    """One PyTorch model. Its encoder takes 30 s only: an adaptive window is a full one."""
+
+    name = "openai-whisper"
+    adaptive = False
+    workers = 1  # PyTorch's threads are the process's: two workers would only share them
 
     def __init__(self, model: whisper.Whisper, threads: int) -> None:
         self._model = model
         self._threads = threads
         self.memory = sum(p.numel() * p.element_size() for p in model.parameters())
         self.multilingual = bool(model.is_multilingual)
+        self.batch = GPU_BATCH if model.device.type == "cuda" else CPU_BATCH
 
-    def _decode(
-        self, batch: Sequence[Audio], options: DecodeOptions, temperature: float
-    ) -> list[Decoded]:
+    def _encode(self, batch: Sequence[Audio], options: DecodeOptions, seconds: float) -> _Encoded:
         torch.set_num_threads(self._threads)
         mel = torch.stack([self._mel(audio) for audio in batch])
-        languages = self._languages(mel, options)
-        decoded: list[Decoded | None] = [None] * len(batch)
+        with torch.no_grad():
+            features = self._model.embed_audio(mel)
+        return _Encoded(batch, mel, features, self._languages(features, options))
+
+    def _decode(
+        self, encoded: _Encoded, members: Sequence[int], options: DecodeOptions, temperature: float
+    ) -> list[Decoded]:
+        torch.set_num_threads(self._threads)
+        decoded = dict[int, Decoded]()
         # The reference decoder takes one language a batch.
-        for language in dict.fromkeys(languages):
-            members = [i for i, spoken in enumerate(languages) if spoken == language]
+        for language in dict.fromkeys(encoded.languages[i] for i in members):
+            some = [i for i in members if encoded.languages[i] == language]
             tokenizer = get_tokenizer(
                 self.multilingual,
                 num_languages=self._model.num_languages,
@@ -44,12 +71,13 @@ class OpenAIWhisperEngine(WindowedEngine):
             )
             wanted = self._options(options, language, temperature)
             if wanted.beam_size is None:
-                results = whisper.decode(self._model, mel[members], wanted)
+                results = whisper.decode(self._model, encoded.features[some], wanted)
             else:  # its beam search fails on batches (openai-whisper 20250625)
-                results = [whisper.decode(self._model, mel[i], wanted) for i in members]
-            for i, result in zip(members, results, strict=True):
+                results = [whisper.decode(self._model, encoded.features[i], wanted) for i in some]
+            for i, result in zip(some, results, strict=True):
+                audio = encoded.batch[i]
                 parts, consumed = split_by_timestamps(
-                    result.tokens, tokenizer.timestamp_begin, tokenizer.eot, batch[i].duration
+                    result.tokens, tokenizer.timestamp_begin, tokenizer.eot, audio.duration
                 )
                 segments = tuple(
                     Segment(
@@ -59,11 +87,11 @@ class OpenAIWhisperEngine(WindowedEngine):
                     for start, end, tokens in parts
                 )  # fmt: skip
                 if options.word_timestamps and segments:
-                    segments = self._align(segments, parts, tokenizer, mel[i], batch[i])
+                    segments = self._align(segments, parts, tokenizer, encoded.mel[i], audio)
                 decoded[i] = Decoded(
                     segments, language, result.avg_logprob, result.no_speech_prob, consumed
                 )
-        return [item for item in decoded if item is not None]
+        return [decoded[i] for i in members]
 
     def _knows(self, language: str) -> bool:
         return language in list(LANGUAGES)[: self._model.num_languages]
@@ -73,12 +101,12 @@ class OpenAIWhisperEngine(WindowedEngine):
         mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(samples), self._model.dims.n_mels)
         return torch.as_tensor(mel, dtype=next(self._model.parameters()).dtype)
 
-    def _languages(self, mel: torch.Tensor, options: DecodeOptions) -> list[str]:
+    def _languages(self, features: torch.Tensor, options: DecodeOptions) -> list[str]:
         if not self.multilingual:
-            return ["en"] * len(mel)
+            return ["en"] * len(features)
         if options.language:
-            return [options.language] * len(mel)
-        _, probabilities = self._model.detect_language(mel)
+            return [options.language] * len(features)
+        _, probabilities = self._model.detect_language(features)
         return [max(each, key=each.__getitem__) for each in probabilities]
 
     def _options(
@@ -116,7 +144,7 @@ class OpenAIWhisperEngine(WindowedEngine):
         return with_words(segments, raw)
 
 
-def load(files: ModelFiles, key: ModelKey, *, threads: int) -> OpenAIWhisperEngine:
+def load(files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> OpenAIWhisperEngine:
     """See `Loader`."""
     device = _device(key.device)
     on_gpu = device.startswith("cuda")
@@ -125,6 +153,7 @@ def load(files: ModelFiles, key: ModelKey, *, threads: int) -> OpenAIWhisperEngi
             "compute_type (STT_COMPUTE_TYPE): 'float16' is not supported by openai-whisper on a "
             "CPU; allowed here: auto, default, float32"
         )
+    _, threads = plan(cores(), 1, threads)
     torch.set_num_threads(threads)
     try:
         model = whisper.load_model(str(files.path), device=device)

@@ -1,0 +1,202 @@
+"""The host's ASGI app over a `Backend`: plain HTTP, so that curl works on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
+
+from .. import metrics
+from ..cache import CacheEntry
+from ..errors import ConfigError, WhisperError
+from ..languages import language_code
+from ..types import DecodeOptions, ModelKey, Task, Urgency, Utterance, Window
+from ..version import __version__
+from . import wire
+from .exchange import CallerGone, Lease, error_response, received, unless_gone
+from .guard import Guard
+from .state import HostState
+
+CLIENT_CLOSED = 499
+"""Nobody reads it; it is what the metrics show (nginx's number for this)."""
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+class Key(BaseModel):
+    """Which weights: the fields of `ModelKey`."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    engine: str = Field(max_length=32, examples=["faster-whisper"])
+    model: str = Field(min_length=1, max_length=1024, examples=["tiny.en"])
+    revision: str | None = Field(default=None, min_length=1, max_length=128)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")
+    compute_type: str = Field(default="auto", max_length=16)
+
+    def to_key(self) -> ModelKey:
+        return ModelKey(self.engine, self.model, self.revision, self.device, self.compute_type)
+
+
+class Question(Key):
+    """Which weights, how to decode, and whose utterance it is."""
+
+    language: str | None = Field(default=None, max_length=32)
+    task: Task = "transcribe"
+    beam_size: int = Field(default=1, ge=1, le=32)
+    word_timestamps: bool = False
+    window: Window = "adaptive"
+    start: float = Field(default=0.0, ge=0.0, le=1e9, allow_inf_nan=False)
+    stream: str = Field(default="", max_length=128)
+    urgency: Literal["final", "preflight", "interim"] = "final"
+
+    def to_options(self, request: Request) -> DecodeOptions:
+        try:
+            language = language_code(self.language) if self.language else None
+        except ValueError as exc:
+            raise ConfigError(f"language: {exc}") from exc
+        return DecodeOptions(
+            language=language,
+            task=self.task,
+            prompt=wire.private_text(request.headers, wire.PROMPT),
+            hotwords=wire.private_text(request.headers, wire.HOTWORDS),
+            beam_size=self.beam_size,
+            word_timestamps=self.word_timestamps,
+            window=self.window,
+        )
+
+
+def create_app(state: HostState, token: str | None = None) -> FastAPI:
+    """The app of a host. Its own description is at `/openapi.json`.
+
+    Args:
+        state: what it serves.
+        token: what callers must know, as `Authorization: Bearer …`; None: nothing.
+    """
+    app = FastAPI(title="livekit-whisper host", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, token=token)
+    app.add_exception_handler(WhisperError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(CallerGone, _on_gone)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
+    _add_operation(app, state)
+    _add_work(app, state)
+    return app
+
+
+def _add_operation(app: FastAPI, state: HostState) -> None:
+    @app.get("/healthz")
+    async def alive() -> dict[str, str]:
+        """Whether it answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"description": "loading or draining"}})
+    async def ready() -> Response:
+        """Whether it takes work, with the models that it was started with loaded."""
+        loaded = {entry.key for entry in state.backend.info().entries}
+        status = "ready" if state.models <= loaded else "loading"
+        if state.draining.is_set():
+            status = "draining"
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """For Prometheus."""
+        metrics.observe(state.backend)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get(wire.HOST)
+    async def host() -> dict[str, Any]:
+        """Who answers, and how busy it is."""
+        return {
+            "protocol": wire.PROTOCOL,
+            "version": __version__,
+            "fingerprint": state.fingerprint,
+            "instance": state.instance,
+            "pid": os.getpid(),
+            "started": state.started,
+            "draining": state.draining.is_set(),
+            "load": state.backend.load(),
+            "queue": {urgency.name.lower(): n for urgency, n in state.backend.depth().items()},
+            "requests": state.requests,
+            "leases": state.leases.total(),
+        }
+
+    @app.get(wire.MODELS)
+    async def models() -> dict[str, Any]:
+        """The models that are loaded, and those that it was started with."""
+        entries = {entry.key: entry for entry in state.backend.info().entries}
+        absent = sorted(state.models - entries.keys(), key=str)
+        data = [_model(key, entries.get(key), state.leases[key]) for key in [*entries, *absent]]
+        return {"object": "list", "data": data}
+
+
+def _add_work(app: FastAPI, state: HostState) -> None:
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: {"description": ", ".join(c for c, s in wire.STATUS.items() if s == status)}
+        for status in sorted({500, *wire.STATUS.values()})
+    }
+
+    @app.post(wire.LEASE, response_class=Response, responses=refusals)
+    async def lease(key: Key) -> Response:
+        """Loads a model, and keeps it for as long as the caller reads the answer.
+
+        Its first line says whether the model was there already; a second one, that the host is
+        about to end.
+        """
+        wanted = key.to_key()
+        if not state.may_lease(wanted):
+            raise wire.NotLeased(f"model: {key.model!r}: this host was not started with it")
+        if state.draining.is_set():
+            raise wire.Draining("this host is about to end")
+        return Lease(state, wanted)
+
+    @app.post(wire.TRANSCRIBE, responses=refusals, openapi_extra=_BODY)
+    async def transcribe(request: Request, question: Annotated[Question, Query()]) -> Response:
+        """Decodes one utterance: raw float32 samples, little-endian, mono, 16 kHz."""
+        if state.draining.is_set():
+            raise wire.Draining("this host is about to end")
+        key, options = question.to_key(), question.to_options(request)
+        if not state.knows(key):
+            raise wire.NotLeased(f"model: {key.model!r}: neither started with nor leased")
+        with state.requesting():
+            async with received(request, state) as body:
+                urgency = Urgency[question.urgency.upper()]
+                sound = wire.decode_audio(body)
+                utterance = Utterance(sound, question.start, question.stream, urgency)
+                work = state.backend.transcribe(key, utterance, options)
+                transcript = await unless_gone(work, request.receive)
+        return JSONResponse(asdict(transcript))
+
+
+def _model(key: ModelKey, entry: CacheEntry[ModelKey] | None, leases: int) -> dict[str, Any]:
+    found = {"id": str(key), "object": "model", **asdict(key), "loaded": entry is not None}
+    if entry:
+        found |= {"bytes": entry.size, "age": entry.age, "idle": entry.idle}
+    return {**found, "leases": leases}
+
+
+async def _on_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, WhisperError)
+    return error_response(exc)
+
+
+async def _on_invalid(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    wrong = (f"{'.'.join(map(str, error['loc'][1:]))}: {error['msg']}" for error in exc.errors())
+    return await _on_error(request, ConfigError("; ".join(wrong)))
+
+
+async def _on_gone(request: Request, exc: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED)

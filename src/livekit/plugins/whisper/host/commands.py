@@ -1,0 +1,153 @@
+"""`livekit-whisper host …`: what people do with the host."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+from rich.console import Console
+
+from ..config import STTConfig
+from ..errors import ConfigError, HostUnavailable
+from ..log import logger
+from . import wire
+from .process import HostSpec, Place, ask, directory, owner_pid, places, start_or_join
+
+app = typer.Typer(help="One model for all processes of this machine.", no_args_is_help=True)
+_out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+STOP_SECONDS = 60.0
+"""For a host to finish what is under way."""
+LogOption = Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")]
+
+
+@app.command()
+def start() -> None:
+    """Start the host that the configuration (STT_*) asks for, unless it runs."""
+    config = STTConfig()
+    place = start_or_join(_spec(config))
+    _out.print(_line(place, ask(place)))
+
+
+@app.command()
+def status() -> None:
+    """The hosts of this user, what they have loaded, and how busy they are."""
+    running = False
+    for place in places():
+        try:
+            facts = ask(place)
+        except HostUnavailable as exc:
+            running = True
+            _out.print(str(exc))
+            continue
+        if facts is None:
+            continue
+        running = True
+        _out.print(_line(place, facts))
+        for model in ask(place, wire.MODELS)["data"]:
+            size = f"{model['bytes'] / 2**20:.0f} MiB" if model["loaded"] else "not loaded"
+            _out.print(f"    {model['id']}  {size}  leases={model['leases']}")
+    if not running:
+        _out.print(f"no host runs ({directory()})")
+        raise typer.Exit(3)
+
+
+@app.command()
+def stop() -> None:
+    """Stop the hosts of this user: each finishes what is under way, and ends."""
+    deadline = time.monotonic() + STOP_SECONDS
+    stopped = False
+    for place in places():
+        if (pid := owner_pid(place)) is None:
+            continue
+        stopped = True
+        os.kill(pid, signal.SIGTERM)
+        while _lives(pid):
+            if time.monotonic() > deadline:
+                raise HostUnavailable(
+                    f"{place}: pid {pid} is still at work after {STOP_SECONDS:.0f} s; "
+                    f"to end it without its work: kill -9 {pid}"
+                )
+            time.sleep(0.02)
+        _out.print(f"stopped pid={pid}")
+    if not stopped:
+        _out.print("no host runs")
+
+
+@app.command()
+def logs(lines: LogOption = 50) -> None:
+    """The last lines of the hosts' logs. What was said is in none of them."""
+    for place in places():
+        try:
+            text = place.log.read_text(errors="replace")
+        except OSError:
+            continue
+        _out.print(f"==> {place.log} <==")
+        for line in text.splitlines()[-lines:]:
+            _out.print(line)
+
+
+@app.command()
+def run(
+    socket: Annotated[
+        Path | None, typer.Option(help="Unix socket to serve on; the machine's own if left out.")
+    ] = None,
+    tcp: Annotated[
+        str | None, typer.Option(help="NAME:PORT to serve on instead (token: STT_HOST_TOKEN).")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Loaded at once; may be repeated.")
+    ] = None,
+) -> None:
+    """Serve in the foreground, for systemd and containers, until it is told to end."""
+    from .listen import TcpListener, UnixListener  # a server is imported by whoever serves
+    from .serve import serve
+
+    config = STTConfig()
+    if socket and tcp:
+        raise ConfigError("--socket and --tcp: choose one of them")
+    token = config.host_token.get_secret_value() if tcp and config.host_token else None
+    spec = _spec(config)
+    listener = (
+        TcpListener(tcp, token)
+        if tcp
+        else UnixListener(Place(socket.absolute()) if socket else Place.of(spec), create=True)
+    )
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True
+    )
+    logger.setLevel(logging.INFO)
+    logger.disabled = False
+    keys = [config.model_copy(update={"model": name}).model_key for name in model or [config.model]]
+    fingerprint = "" if socket or tcp else spec.fingerprint
+    foreground = HostSpec(spec.limits, idle=0)
+    work = serve(foreground, listener, models=keys, token=token, fingerprint=fingerprint)
+    asyncio.run(work)
+
+
+def _spec(config: STTConfig) -> HostSpec:
+    return HostSpec(config.limits, config.host_idle)
+
+
+def _line(place: Place, facts: Any) -> str:
+    if not facts:
+        return f"{place}  has ended"
+    age = time.time() - facts["started"]
+    return (
+        f"{place}  pid={facts['pid']}  version={facts['version']}  up={age:.0f}s  "
+        f"load={facts['load']:.2f}  leases={facts['leases']}  requests={facts['requests']}"
+    )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

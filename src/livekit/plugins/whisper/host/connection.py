@@ -1,0 +1,223 @@
+"""One host, as long as it lives: the handshake, leases, and requests over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import aiohttp
+
+from ..errors import BackendClosed, HostUnavailable
+from ..types import DecodeOptions, ModelKey, Transcript, Utterance
+from . import wire
+from .process import ANSWER_SECONDS, HostSpec, Place, start_or_join
+
+T = TypeVar("T")
+Lost = Callable[["Connection", bool], None]
+
+
+class HostGone(Exception):
+    """The host has ended, or is about to; another one can answer."""
+
+
+class Connection:
+    """A host that has answered. Belongs to one event loop.
+
+    Args:
+        session: whose connections lead to it.
+        url: what its paths are added to.
+        facts: what it answered.
+        on_lost: called when it ends while a model is leased, and whether it ended unasked.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, facts: dict[str, Any], on_lost: Lost
+    ) -> None:
+        self._session, self._url, self._on_lost = session, url, on_lost
+        self.pid = int(facts["pid"])
+        self._leases: dict[ModelKey, _Lease] = {}
+
+    def leases(self, key: ModelKey) -> bool:
+        """Whether a model is loaded and kept for us."""
+        lease = self._leases.get(key)
+        return lease is not None and lease.there.done() and not lease.there.exception()
+
+    async def lease(self, key: ModelKey) -> bool:
+        """Has a model loaded and kept until `let_go`; one lease, whoever asks meanwhile.
+
+        Returns:
+            Whether it was loaded already.
+
+        Raises:
+            HostGone: the host has ended.
+            WhisperError: it cannot be loaded.
+        """
+        lease = self._leases.get(key)
+        if lease is None:
+            lease = self._leases[key] = _Lease()
+            lease.task = asyncio.ensure_future(self._keep(key, lease))
+            return await asyncio.shield(lease.there)
+        await asyncio.shield(lease.there)
+        return True
+
+    def let_go(self, key: ModelKey) -> None:
+        """Ends a lease, loaded or not."""
+        if (lease := self._leases.pop(key, None)) and lease.task:
+            lease.task.cancel()
+
+    async def transcribe(
+        self, key: ModelKey, utterance: Utterance, options: DecodeOptions
+    ) -> Transcript:
+        """See `Backend.transcribe`.
+
+        Raises:
+            HostGone: the host has ended, with or without having decoded it.
+            WhisperError: see `Backend.transcribe`.
+        """
+        query, headers = wire.request(key, utterance, options)
+        headers["Content-Type"] = "application/octet-stream"
+        body = wire.encode_audio(utterance.audio)
+        try:
+            async with self._session.post(
+                self._url + wire.TRANSCRIBE, params=query, headers=headers, data=io.BytesIO(body)
+            ) as answer:
+                found = await answer.json()
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            raise HostGone from exc
+        if answer.status == 200:
+            return wire.decode_transcript(found)
+        error = _error(found)
+        # Ours has ended, and another process has started the one that answers.
+        if isinstance(error, wire.NotLeased):
+            raise HostGone from error
+        raise error
+
+    async def aclose(self) -> None:
+        """Ends all leases and connections."""
+        for key in list(self._leases):
+            self.let_go(key)
+        await self._session.close()
+
+    async def _keep(self, key: ModelKey, lease: _Lease) -> None:
+        """Reads a lease's answer until it ends."""
+        body = {name: value for name, value in vars(key).items() if value is not None}
+        ended_as_told = False
+        try:
+            async with self._session.post(self._url + wire.LEASE, json=body) as answer:
+                if answer.status != 200:
+                    raise _error(await answer.json())
+                async for line in answer.content:
+                    fact = json.loads(line)
+                    ended_as_told = "draining" in fact
+                    if "loaded" in fact and not lease.there.done():
+                        lease.there.set_result(fact["there"])
+        except (aiohttp.ClientError, OSError, ValueError):
+            pass
+        except asyncio.CancelledError:
+            lease.fail(HostGone())
+            raise
+        except Exception as exc:
+            self._leases.pop(key, None)
+            return lease.fail(exc)
+        self._leases.pop(key, None)
+        lease.fail(HostGone())
+        self._on_lost(self, not ended_as_told)
+
+
+class _Lease:
+    def __init__(self) -> None:
+        self.there: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None] | None = None
+
+    def fail(self, exc: Exception) -> None:
+        if not self.there.done():
+            self.there.set_exception(exc)
+            self.there.exception()  # whoever waits is told; nobody need wait
+
+
+def _error(found: dict[str, Any]) -> Exception:
+    error = wire.decode_error(found)
+    return HostGone() if isinstance(error, (wire.Draining, BackendClosed)) else error
+
+
+async def _in_daemon(work: Callable[[], T]) -> T:
+    """Runs it in a thread that the process need not wait for when it ends."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # who waits may go; the work goes on
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=run, name="whisper-host-start", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+async def open_connection(
+    spec: HostSpec, address: Place | str | None, token: str | None, on_lost: Lost
+) -> Connection:
+    """Finds the host, or starts it, and shakes hands.
+
+    Raises:
+        HostUnavailable: there is none, or it is of another version.
+    """
+    place = address
+    if place is None:
+        place = await _in_daemon(lambda: start_or_join(spec))
+    connector: aiohttp.BaseConnector
+    if isinstance(place, Place):
+        url, connector = "http://host", aiohttp.UnixConnector(str(place.socket), limit=0)
+    else:
+        url, connector = place, aiohttp.TCPConnector(limit=0)
+    session = aiohttp.ClientSession(
+        connector=connector,
+        headers={wire.TOKEN: f"Bearer {token}"} if token else None,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_SECONDS),
+        trust_env=False,
+    )
+    try:
+        facts = await _handshake(session, url, place)
+        _check(facts, None if address else spec, place)
+        return Connection(session, url, facts, on_lost)
+    except BaseException:
+        with suppress(Exception):
+            await session.close()
+        raise
+
+
+async def _handshake(
+    session: aiohttp.ClientSession, url: str, place: Place | str
+) -> dict[str, Any]:
+    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+    try:
+        async with session.get(url + wire.HOST, timeout=timeout) as answer:
+            found: dict[str, Any] = await answer.json()
+    except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError) as exc:
+        raise HostUnavailable(
+            f"host (STT_HOST): no host answers at {place} ({type(exc).__name__}: {exc})"
+        ) from exc
+    if answer.status != 200:
+        raise HostUnavailable(str(wire.decode_error(found)))
+    return found
+
+
+def _check(facts: dict[str, Any], spec: HostSpec | None, where: Place | str) -> None:
+    protocol, fingerprint = facts.get("protocol"), facts.get("fingerprint")
+    if protocol != wire.PROTOCOL:
+        raise HostUnavailable(
+            f"the host at {where} speaks protocol {protocol}, this version {wire.PROTOCOL}: "
+            "run the same version of livekit-plugins-whisper on both sides"
+        )
+    if spec and fingerprint != spec.fingerprint:
+        raise HostUnavailable(
+            f"the host at {where} is of another install or configuration ({fingerprint}); "
+            "run: livekit-whisper host stop"
+        )

@@ -1,0 +1,143 @@
+"""The host as a process: `python -m livekit.plugins.whisper.host.serve SOCKET SPEC`."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from ..backend import LocalBackend
+from ..errors import HostUnavailable, WhisperError
+from ..log import logger
+from ..types import ModelKey
+from .app import create_app
+from .guard import MAX_CONNECTIONS, MAX_HEADERS
+from .listen import TcpListener, UnixListener
+from .process import HostSpec, Place
+from .state import HostState
+
+DRAIN_SECONDS = 30.0
+"""For what is under way when it is told to end."""
+KEEP_ALIVE_SECONDS = 60
+"""For an idle connection; longer than clients keep one: they never write to a closed one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until it is told to end, or nobody has used it for a while."""
+    path, spec = argv or sys.argv[1:]
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logger.setLevel(logging.INFO)
+    faulthandler.enable()
+    place, wanted = Place(Path(path)), HostSpec.from_json(spec)
+    try:
+        listener = UnixListener(place)
+    except HostUnavailable as exc:
+        logger.error("%s", exc)
+        return 1
+    automatic = place == Place.of(wanted)
+    asyncio.run(serve(wanted, listener, fingerprint=wanted.fingerprint if automatic else ""))
+    return 0
+
+
+async def serve(
+    spec: HostSpec,
+    listener: UnixListener | TcpListener,
+    *,
+    models: Sequence[ModelKey] = (),
+    token: str | None = None,
+    fingerprint: str = "",
+) -> None:
+    """Serves on one address until SIGTERM, SIGINT, or `spec.idle` seconds without users.
+
+    Then it makes way for another host at once, and finishes what is under way.
+
+    Args:
+        spec: its limits.
+        listener: where; closed at the end.
+        models: loaded at once. On TCP no others are.
+        token: what callers must know.
+        fingerprint: of an address that was not chosen by hand.
+    """
+    loop = asyncio.get_running_loop()
+    _allow_files(MAX_CONNECTIONS + 256)
+    backend = LocalBackend(spec.limits)
+    state = HostState(backend, frozenset(models), isinstance(listener, UnixListener), fingerprint)
+    server = _Server(
+        uvicorn.Config(
+            create_app(state, token),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,  # addresses are not ours to keep
+            h11_max_incomplete_event_size=MAX_HEADERS,
+            timeout_graceful_shutdown=int(DRAIN_SECONDS),
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            server_header=False,
+        )
+    )
+    timer: asyncio.TimerHandle | None = None
+
+    def drain(reason: str) -> None:
+        if not state.draining.is_set():
+            logger.info("[WHISPER-HOST] ends: %s", reason)
+            listener.close()
+            state.draining.set()
+            server.should_exit = True
+
+    def on_idle(idle: bool) -> None:
+        nonlocal timer
+        if timer:
+            timer.cancel()
+            timer = None
+        if idle and spec.idle:
+            timer = loop.call_later(spec.idle, drain, f"no user for {spec.idle:.0f} s")
+
+    state.on_idle = on_idle
+    on_idle(True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, drain, signal.Signals(number).name)
+    loading = [asyncio.create_task(_load(state, key)) for key in models]
+    logger.info("[WHISPER-HOST] serves limits=%s", spec.limits)
+    # uvicorn closes the sockets that it was given; ours is closed when it drains.
+    await server.serve([listener.socket.dup()])
+    drain("its server ended")
+    for task in loading:
+        task.cancel()
+    await backend.aclose()
+
+
+async def _load(state: HostState, key: ModelKey) -> None:
+    state.backend.hold(key)
+    try:
+        await state.backend.prewarm(key)
+    except WhisperError:
+        pass  # the backend has logged it; /readyz says so, and the first request tries again
+
+
+def _allow_files(wanted: int) -> None:
+    """Each process that uses the host has a few connections, and each of them is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `serve`."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

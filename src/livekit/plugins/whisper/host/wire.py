@@ -1,0 +1,160 @@
+"""What the host and its clients know of each other: names, and values as bytes and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from .. import errors
+from ..errors import AudioError, EngineError, Overloaded, WhisperError
+from ..types import (
+    SAMPLE_RATE,
+    Audio,
+    DecodeOptions,
+    ModelKey,
+    Segment,
+    Transcript,
+    Utterance,
+    Word,
+)
+
+PROTOCOL = 1
+"""Raised whenever an older client or host would misunderstand."""
+
+HOST = "/v1/host"
+MODELS = "/v1/models"
+LEASE = "/v1/lease"
+TRANSCRIBE = "/v1/transcribe"
+
+PROMPT, HOTWORDS = "Whisper-Prompt", "Whisper-Hotwords"
+"""Headers, percent-encoded: what is private is not in the address, which proxies log."""
+TOKEN = "Authorization"
+
+MAX_SECONDS = 900.0
+"""The longest audio of one request."""
+SAMPLE_BYTES = 4
+MAX_BODY = int(MAX_SECONDS * SAMPLE_RATE) * SAMPLE_BYTES
+
+Query = dict[str, str]
+
+
+class NotLeased(WhisperError):
+    """The host does not know the model: it was not started with it, and nobody leases it."""
+
+    code = "not_leased"
+
+
+class NotAuthorized(WhisperError):
+    """The host wants a token, and not this one."""
+
+    code = "not_authorized"
+
+
+class Draining(WhisperError):
+    """The host is about to end; another one takes its place."""
+
+    code = "draining"
+    retryable = True
+
+
+def encode_audio(audio: Audio) -> memoryview:
+    """Float samples, little-endian, 16 kHz, mono."""
+    return np.ascontiguousarray(audio.samples, "<f4").data.cast("B")
+
+
+def decode_audio(data: bytes | bytearray) -> Audio:
+    """What `encode_audio` made.
+
+    Raises:
+        AudioError: not a whole number of samples.
+    """
+    if len(data) % SAMPLE_BYTES:
+        raise AudioError(
+            f"body: {len(data)} bytes are no 32-bit samples; send raw little-endian float32, "
+            "mono, 16 kHz"
+        )
+    return Audio(np.frombuffer(data, "<f4").astype(np.float32, copy=False))
+
+
+def request(key: ModelKey, utterance: Utterance, options: DecodeOptions) -> tuple[Query, Query]:
+    """The address's query and the headers of a request."""
+    values: dict[str, Any] = {
+        **asdict(key),
+        "language": options.language,
+        "task": options.task,
+        "beam_size": options.beam_size,
+        "word_timestamps": str(options.word_timestamps).lower(),
+        "window": options.window,
+        "start": repr(float(utterance.start)),
+        "stream": utterance.stream,
+        "urgency": utterance.urgency.name.lower(),
+    }
+    query = {name: str(value) for name, value in values.items() if value not in (None, "")}
+    private = {PROMPT: options.prompt, HOTWORDS: options.hotwords}
+    return query, {name: quote(text, safe=" ") for name, text in private.items() if text}
+
+
+def private_text(headers: Mapping[str, str], name: str) -> str | None:
+    """A header that `request` wrote."""
+    value = headers.get(name)
+    return unquote(value) if value else None
+
+
+def decode_transcript(raw: Mapping[str, Any]) -> Transcript:
+    """The transcript in an answer of the host."""
+    segments = tuple(
+        Segment(**{**segment, "words": tuple(Word(**word) for word in segment["words"])})
+        for segment in raw["segments"]
+    )
+    return Transcript(raw["text"], raw["language"], segments, raw["confidence"])
+
+
+def encode_error(exc: WhisperError) -> dict[str, Any]:
+    """An error as the host answers it."""
+    found: dict[str, Any] = {"code": exc.code, "message": str(exc), "retryable": exc.retryable}
+    if isinstance(exc, Overloaded):
+        found["retry_after"] = exc.retry_after
+    return {"error": found}
+
+
+def decode_error(raw: Mapping[str, Any]) -> WhisperError:
+    """The same error, on the client's side."""
+    found = raw["error"]
+    kind = _BY_CODE.get(found["code"], EngineError)
+    if kind is Overloaded:
+        return Overloaded(found["message"], float(found["retry_after"]))
+    return kind(found["message"])
+
+
+def _all(kind: type[WhisperError]) -> Iterator[type[WhisperError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _all(child)
+
+
+_BY_CODE = {
+    kind.code: kind for kind in _all(WhisperError) if kind.__module__ in (errors.__name__, __name__)
+}
+
+STATUS = {
+    "config": 422,
+    "audio": 422,
+    "missing_extra": 422,
+    "device": 422,
+    "model": 422,
+    "model_not_found": 404,
+    "model_damaged": 422,
+    "not_authorized": 401,
+    "not_leased": 409,
+    "superseded": 409,
+    "overloaded": 429,
+    "download": 502,
+    "host": 503,
+    "draining": 503,
+    "closed": 503,
+}
+"""HTTP status of an error's code; 500 where it is none of these."""
