@@ -13,7 +13,7 @@ from livekit.plugins import whisper
 ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
-    {"version", "log", "errors", "types", "languages"},
+    {"version", "build", "log", "errors", "types", "languages"},
     {"audio", "config", "model_files", "formats", "metrics", "queueing"},
     {"models", "segmenter", "engines", "engines.quality", "engines.features", "cache", "batcher"},
     {"engines.decoding"},
@@ -79,8 +79,9 @@ def test_exported_names() -> None:
     assert whisper.__all__ == [
         "Audio", "AudioError", "Backend", "BackendClosed", "CacheEntry", "CacheInfo",
         "ConfigError", "DeviceError", "DownloadError", "EngineError", "FasterWhisperSTT",
-        "HostUnavailable", "InstanceKey", "Limits", "LocalBackend", "MissingExtraError",
-        "ModelDamaged", "ModelError", "ModelKey", "ModelNotFound", "Overloaded",
+        "HostCrashed", "HostUnavailable", "InstanceKey", "Limits", "LocalBackend",
+        "MissingExtraError", "ModelDamaged", "ModelError", "ModelKey", "ModelNotFound",
+        "Overloaded",
         "ProviderFactory", "STTConfig", "Segment", "Superseded", "Transcript", "Utterance",
         "WhisperError", "WhisperSTT", "WhisperStreamAdapter", "Word", "__version__", "load_fnc",
         "prewarm",

@@ -96,6 +96,22 @@ def test_encoder_sees_the_short_window_only(
     assert encoded == [30]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        replace(ADAPTIVE, prompt="A novel of the nineteenth century."),
+        replace(ADAPTIVE, hotwords="Dashwood, Norland"),
+        replace(ADAPTIVE, beam_size=5),
+    ],
+)
+def test_clear_speech_needs_no_full_window_whatever_the_options(
+    engine: Engine, speech: list[Audio], encoded: list[float], options: DecodeOptions
+) -> None:
+    heard = engine.transcribe(speech, options)
+    assert errors(heard) <= 0.1
+    assert encoded == [10] * 5
+
+
 def test_batch_of_mixed_lengths_gives_what_each_gives_alone(
     engine: Engine, speech: list[Audio], adaptive: list[Transcript], encoded: list[float]
 ) -> None:
@@ -183,7 +199,7 @@ def _words(transcript: Transcript) -> list[Word]:
 
 
 def test_workers_are_those_of_the_machine_or_as_asked(engine: Engine) -> None:
-    assert (engine.workers, engine.batch) == (2, 4)
+    assert (engine.workers, engine.batch) == (2, 8)
     files = models.resolve(TINY.engine, TINY.model)
     asked = engines.load(files, TINY, workers=3, threads=1)
     assert asked.workers == asked._model.model.num_workers == 3  # type: ignore[attr-defined]

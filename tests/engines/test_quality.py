@@ -22,11 +22,10 @@ def decoded(
     no_speech: float = 0.05,
     *,
     tokens: int = 12,
-    finished: bool = True,
     language_prob: float = 1.0,
 ) -> Decoded:
     segments = (Segment(text, 0.0, 2.0, logprob, no_speech),) if text else ()
-    return Decoded(segments, "en", logprob, no_speech, 2.0, tokens, finished, language_prob)
+    return Decoded(segments, "en", logprob, no_speech, 2.0, tokens, language_prob)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_speech_is_believed(text: str) -> None:
 @pytest.mark.parametrize(
     ("window", "duration", "why"),
     [
-        (decoded("Turn left at the bridge.", -0.95), 2.0, "improbable"),
+        (decoded("Turn left at the bridge.", -1.05), 2.0, "improbable"),
         (decoded("What time is it? What time is it?"), 1.3, "repetitive"),
         (decoded("He was not an old-s-s-y-y-y-y-y-y-y-y-y"), 3.0, "repetitive"),
         (decoded("mei, mei, mei, mei, mei"), 4.0, "repetitive"),
@@ -49,8 +48,7 @@ def test_speech_is_believed(text: str) -> None:
         (decoded("Turn left.", tokens=42), 1.0, "too many tokens"),
         (decoded("She looked down at the crowded street, and went for a walk."), 0.5,
          "too many letters"),
-        (decoded("He was not an old", finished=False), 2.6, "unfinished"),
-        (decoded(""), 2.0, "unfinished"),
+        (decoded(""), 2.0, "too few letters"),
         (decoded("You"), 8.0, "too few letters"),
         (decoded("Turn left.", language_prob=0.7), 2.0, "language"),
     ],

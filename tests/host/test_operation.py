@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import os
 import re
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,14 @@ import pytest
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.errors import ModelDamaged
 from livekit.plugins.whisper.host.client import HostBackend
-from livekit.plugins.whisper.host.process import HostSpec, Place
+from livekit.plugins.whisper.host.process import HostSpec
 from livekit.plugins.whisper.models import resolve
 from livekit.plugins.whisper.types import Audio, DecodeOptions, Limits, ModelKey, Utterance
 
-from tests.support.hosts import Hosts, until
+from tests.support.hosts import Hosts, get, until
 from tests.support.weights import TINY, recordings
 
 OPTIONS = DecodeOptions(language="en")
-
-
-def get(place: Place, path: str) -> tuple[int, str]:
-    """Status and body, as curl shows them."""
-    connection = http.client.HTTPConnection("host")
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.connect(str(place.socket))
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    body = answer.read().decode()
-    connection.close()
-    return answer.status, body
-
-
-def samples(text: str) -> dict[str, float]:
-    """The samples of a scrape."""
-    found = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, value in found}
 
 
 @pytest.fixture
@@ -58,9 +38,8 @@ async def test_metrics_tell_what_happened(hosts: Hosts, sound: Audio) -> None:
     await asyncio.gather(
         backend.transcribe(TINY, Utterance(broken), OPTIONS), return_exceptions=True
     )
-    status, text = get(hosts.place, "/metrics")
-    found = samples(text)
-    assert status == 200
+    _, text = get(hosts.place, "/metrics")
+    found = hosts.metrics()
     prefix = "livekit_whisper_"
     assert found[prefix + 'model_loads_total{outcome="loaded"}'] == 1
     assert found[prefix + "model_load_seconds_count"] == 1

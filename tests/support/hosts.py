@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
@@ -75,9 +76,28 @@ class Hosts:
         """What the only one answers."""
         return process.ask(self.place, path)
 
+    def metrics(self) -> dict[str, float]:
+        """The samples of a scrape of the only one."""
+        status, text = get(self.place, "/metrics")
+        assert status == 200
+        lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
+
     def log(self) -> str:
         """Of all hosts that were started here."""
         return "".join(path.read_text() for path in sorted(self.directory.glob("*.log*")))
+
+
+def get(place: Place, path: str) -> tuple[int, str]:
+    """Status and body, as curl shows them."""
+    connection = http.client.HTTPConnection("host")
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.sock.connect(str(place.socket))
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, body
 
 
 def ended(pid: int, timeout: float) -> None:

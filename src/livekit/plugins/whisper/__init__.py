@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from livekit.agents import Plugin
 
-from . import models
+from . import build, models  # noqa: F401 (the build is the one of now)
 from .backend import Backend, LocalBackend
 from .cache import CacheEntry, CacheInfo
 from .config import STTConfig
@@ -25,6 +25,7 @@ from .errors import (
     DeviceError,
     DownloadError,
     EngineError,
+    HostCrashed,
     HostUnavailable,
     MissingExtraError,
     ModelDamaged,
@@ -57,6 +58,7 @@ __all__ = [
     "DownloadError",
     "EngineError",
     "FasterWhisperSTT",
+    "HostCrashed",
     "HostUnavailable",
     "InstanceKey",
     "Limits",

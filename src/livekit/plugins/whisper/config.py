@@ -143,7 +143,7 @@ class STTConfig(BaseSettings):
     """MiB of models kept in one host or process; what is in use is never evicted. 0: no limit."""
     idle_timeout: float = Field(default=0.0, ge=0.0)
     """Seconds after which a model that nobody uses is given up; 0: never."""
-    host: str | None = Field(default=None, pattern=r"^(unix:/.+|https?://.+)$")
+    host: str | None = Field(default=None, pattern=r"^(unix:/.+|https?://[^/?#]+/?)$")
     """A host that you run yourself: `unix:/path` or `http://name:port`; None: the machine's own."""
     host_token: SecretStr | None = None
     """What that host wants to be told."""
@@ -224,6 +224,13 @@ class STTConfig(BaseSettings):
             memory=self.memory_limit * 2**20,
             idle=self.idle_timeout,
         )
+
+    @field_validator("host_idle")
+    @classmethod
+    def _check_host_idle(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("allowed: 0 (never), or 1 and more")
+        return value
 
     @field_validator("backend")
     @classmethod

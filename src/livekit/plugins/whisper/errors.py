@@ -12,6 +12,7 @@ WhisperError
 ├── HostUnavailable      host             the machine's host cannot be had   (retryable)
 └── EngineError          engine           the engine failed while decoding   (retryable)
     ├── BackendClosed    closed           the backend was closed meanwhile
+    ├── HostCrashed      host_crashed     hosts end unasked whenever they try
     ├── Overloaded       overloaded       more waits already than may wait   (retryable)
     └── Superseded       superseded       a newer interim of the stream took its place
 """
@@ -95,6 +96,13 @@ class BackendClosed(EngineError):
     """The backend was closed before the result was there."""
 
     code = "closed"
+    retryable = False
+
+
+class HostCrashed(EngineError):
+    """Host after host ended unasked while it loaded this model or decoded this utterance."""
+
+    code = "host_crashed"
     retryable = False
 
 

@@ -8,7 +8,7 @@ import psutil
 
 from .backend import process_backend
 from .config import STTConfig
-from .errors import HostUnavailable
+from .log import logger
 
 ANSWER_SECONDS = 0.5
 """For the host's answer; LiveKit asks in a thread, every few seconds and before each job."""
@@ -32,18 +32,26 @@ def load_fnc(server: object = None) -> float:
         ConfigError: the environment's configuration is wrong.
     """
     config = STTConfig()
-    here: float = process_backend(config.limits).load()
-    if config.backend != "process" and os.name == "posix":
-        from .host.process import ask, configured
+    here = process_backend(config.limits).load()
+    if config.backend == "process" or os.name != "posix":
+        return max(here, _cpu())
+    try:
+        return max(here, _host(config))
+    except Exception as exc:  # LiveKit asks no more once this has raised
+        logger.debug("[WHISPER-HOST] its load cannot be had: %s", exc)
+        return max(here, _cpu())
 
-        where, token = configured(config)
-        try:
-            answer = ask(where, timeout=ANSWER_SECONDS, token=token)
-        except HostUnavailable:
-            answer = {"load": _cpu()}
-        busy = float(answer["load"]) if answer else 0.0
-        return max(here, busy)
-    return max(here, _cpu())
+
+def _host(config: STTConfig) -> float:
+    from .host.process import Place, ask, configured
+
+    where, token = configured(config)
+    if isinstance(where, Place):
+        where.check()  # else there will never be one
+    answer = ask(where, timeout=ANSWER_SECONDS, token=token)
+    if answer is None:  # nobody has needed it yet, or it is about to start again
+        return 0.0
+    return min(1.0, max(0.0, float(answer["load"])))
 
 
 def _cpu() -> float:

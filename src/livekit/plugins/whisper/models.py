@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,9 +115,12 @@ def check_reference(engine: str, reference: str) -> None:
 
 
 def absolute(engine: str, reference: str) -> str:
-    """The same model, named so that a process with another working directory finds it as well."""
-    if reference in known_names(engine) or reference.startswith(PACKAGE):
+    """The same model, named so that a process with other directories finds it as well."""
+    if reference in known_names(engine):
         return reference
+    if reference.startswith(PACKAGE):
+        path = _package_path(reference)  # beside the agent's own program, or installed
+        return reference if path.is_relative_to(sys.prefix) else str(path.absolute())
     if (not _is_path(reference) and not _local(reference)) or _is_hub(reference):
         return reference
     return os.path.abspath(Path(reference).expanduser())

@@ -57,7 +57,7 @@ class Question(Key):
     beam_size: int = Field(default=1, ge=1, le=32)
     word_timestamps: bool = False
     window: Window = "adaptive"
-    start: float = Field(default=0.0, ge=0.0, le=1e9, allow_inf_nan=False)
+    start: float = Field(default=0.0, ge=-1e9, le=1e9, allow_inf_nan=False)
     stream: str = Field(default="", max_length=128)
     urgency: Literal["final", "preflight", "interim"] = "final"
 
@@ -152,8 +152,8 @@ def _add_work(app: FastAPI, state: HostState) -> None:
     async def lease(key: Key) -> Response:
         """Loads a model, and keeps it for as long as the caller reads the answer.
 
-        Its first line says whether the model was there already; a second one, that the host is
-        about to end.
+        Its lines say that the host is alive, every two seconds; that the model is loaded, and
+        whether it was there before, or the error; and that the host is about to end.
         """
         wanted = key.to_key()
         if not state.may_lease(wanted):

@@ -15,20 +15,23 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from .. import metrics
-from ..backend import Backend
-from ..errors import AudioError, BackendClosed, HostUnavailable
+from ..backend import LocalBackend
+from ..errors import AudioError, BackendClosed, HostCrashed, HostUnavailable
 from ..log import logger
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
 from . import wire
-from .connection import Connection, HostGone, open_connection
+from .connection import Connection, HostGone, LeaseEnded, open_connection
 from .process import HostSpec, Place, parse_address
 
 T = TypeVar("T")
 
-SENDS = 5
-"""How often one utterance is sent: what ends that many hosts is likely their reason to end."""
+CRASHES = 3
+"""An utterance, or a model's load, during which so many hosts crash is likely their reason to."""
+ENDS = 20
+"""How often a host may end in good order, or refuse since it is about to, before we give up."""
 ABSENT_SECONDS = 30.0
-"""How long a host that could not be had is not asked for again, where there is a fallback."""
+"""How long a host that could not be had is not asked for again where there is a fallback, and a
+model whose load crashes hosts is not asked for again at all."""
 
 
 class HostBackend:
@@ -50,7 +53,7 @@ class HostBackend:
         *,
         address: Place | str | None = None,
         token: str | None = None,
-        fallback: Backend | None = None,
+        fallback: LocalBackend | None = None,
     ) -> None:
         self._spec, self._address, self._token = spec or HostSpec(), address, token
         self._fallback = fallback
@@ -65,6 +68,9 @@ class HostBackend:
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._absent: tuple[float, HostUnavailable] | None = None
+        self._crashing: dict[ModelKey, float] = {}
+        self._instead_for: set[ModelKey] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._warned = False
 
     def hold(self, key: ModelKey) -> None:
@@ -91,7 +97,13 @@ class HostBackend:
     async def transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
     ) -> Transcript:
-        """See `Backend.transcribe`."""
+        """See `Backend.transcribe`.
+
+        Raises:
+            HostCrashed: hosts end unasked whenever they decode this.
+            HostUnavailable: there is no host and no fallback.
+            WhisperError: see `Backend.transcribe`.
+        """
         return await self._on_loop(self._transcribe(key, utterance, options))
 
     async def aclose(self) -> None:
@@ -141,13 +153,13 @@ class HostBackend:
         return await asyncio.wrap_future(call)
 
     async def _prewarm(self, key: ModelKey) -> bool:
+        self.hold(key)  # nobody else's release ends the lease meanwhile
         try:
-            connection, there = await self._leased(key)
+            return (await self._leased(key))[1]
         except HostUnavailable as exc:
-            return await self._instead(exc).prewarm(key)
-        if not self._refs[key]:
-            connection.let_go(key)
-        return there
+            return await self._instead(key, exc).prewarm(key)
+        finally:
+            self.release(key)
 
     async def _transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
@@ -159,46 +171,60 @@ class HostBackend:
             )
         # Other processes have streams of the same name.
         ours = replace(utterance, stream=utterance.stream and f"{self._name}-{utterance.stream}")
+        crashes = 0
         self.hold(key)
         try:
-            for _ in range(SENDS):
-                try:
-                    connection, _ = await self._leased(key)
-                except HostUnavailable as exc:
-                    return await self._instead(exc).transcribe(key, utterance, options)
+            for _ in range(ENDS):
+                connection, _ = await self._leased(key)
                 try:
                     return await connection.transcribe(key, ours, options)
-                except HostGone:
-                    self._lost(connection)
-            raise HostUnavailable(
-                f"the host ended {SENDS} times while it decoded one utterance; look at its log: "
-                "livekit-whisper host logs"
-            )
+                except HostGone as gone:
+                    self._lost(connection, gone)
+                    crashes += gone.crashed
+                    if crashes >= CRASHES:
+                        raise HostCrashed(
+                            f"{crashes} hosts have ended unasked while they decoded one utterance; "
+                            "look at their log: livekit-whisper host logs"
+                        ) from gone
+            raise HostUnavailable(f"{ENDS} hosts have ended, one after the other")
+        except HostUnavailable as exc:
+            backend = self._instead(key, exc)
+            metrics.HOST_FALLBACKS.labels(exc.code).inc()
+            return await backend.transcribe(key, utterance, options)
         finally:
             self.release(key)
 
     async def _leased(self, key: ModelKey) -> tuple[Connection, bool]:
         """A host that has loaded a model and keeps it for us; and whether it had it before."""
-        for _ in range(SENDS):
-            connection, started = await self._connect(), time.monotonic()
-            try:
-                if connection.leases(key):
-                    return connection, True
-                there = await connection.lease(key)
-                logger.info(
-                    "[WHISPER-HOST] leased key=%s pid=%d seconds=%.3f loaded_before=%s",
-                    key,
-                    connection.pid,
-                    time.monotonic() - started,
-                    there,
+        crashes = 0
+        for _ in range(ENDS):
+            if time.monotonic() < self._crashing.get(key, 0.0):
+                raise HostCrashed(
+                    f"hosts end unasked while they load {key}: too little memory, or a damaged "
+                    "installation; look at their log: livekit-whisper host logs"
                 )
-                return connection, there
-            except HostGone:
-                self._lost(connection)
-        raise HostUnavailable(
-            f"the host ended {SENDS} times while it loaded {key}; look at its log: "
-            "livekit-whisper host logs"
-        )
+            connection, started = await self._connect(), time.monotonic()
+            if connection.leases(key):
+                return connection, True
+            try:
+                there = await connection.lease(key)
+            except LeaseEnded:
+                continue
+            except HostGone as gone:
+                self._lost(connection, gone)
+                crashes += gone.crashed
+                if crashes >= CRASHES:
+                    self._crashing[key] = time.monotonic() + ABSENT_SECONDS
+                continue
+            logger.info(
+                "[WHISPER-HOST] leased key=%s pid=%d seconds=%.3f loaded_before=%s",
+                key,
+                connection.pid,
+                time.monotonic() - started,
+                there,
+            )
+            return connection, there
+        raise HostUnavailable(f"{ENDS} hosts have ended, one after the other")
 
     async def _connect(self) -> Connection:
         """The one connection; made once, whoever asks meanwhile."""
@@ -223,52 +249,85 @@ class HostBackend:
         finally:
             self._connecting = None
         self._absent = None
+        self._give_back()
         return self._connection
 
-    def _lost(self, connection: Connection) -> None:
-        if self._connection is connection:
-            self._connection = None
+    def _lost(self, connection: Connection, gone: HostGone) -> None:
+        """Takes no more from a host; what it still decodes it may finish, if it has not crashed."""
+        if self._connection is not connection:
+            return
+        self._connection = None
+        if gone.crashed:
             metrics.HOST_RESTARTS.inc()
-            logger.warning("[WHISPER-HOST] host pid=%d is gone", connection.pid)
-            _background(connection.aclose())
+            logger.warning("[WHISPER-HOST] host pid=%d has crashed, or hangs", connection.pid)
+        self._background(connection.retire(at_once=gone.crashed))
 
-    def _on_lost(self, connection: Connection, crashed: bool) -> None:
-        """A lease ended by itself. After a crash what we hold is made warm again at once."""
-        self._lost(connection)
-        if crashed and not self._closed:
+    def _on_lost(self, connection: Connection, gone: HostGone) -> None:
+        """A host ended that kept models for us: after a crash they are made warm again at once."""
+        if self._connection is not connection:
+            return
+        self._lost(connection, gone)
+        if gone.crashed and not self._closed:
             for key in list(self._refs):
-                _background(self._rewarm(key))
+                self._background(self._rewarm(key))
 
     async def _rewarm(self, key: ModelKey) -> None:
         with suppress(Exception):  # the next request tells it
-            await self._leased(key)
+            connection = await self._connect()
+            await connection.lease(key)
+            if not self._refs[key]:
+                connection.let_go(key)
 
-    def _instead(self, exc: HostUnavailable) -> Backend:
+    def _instead(self, key: ModelKey, exc: HostUnavailable) -> LocalBackend:
+        """The fallback, which keeps a model for as long as we hold it and have no host."""
         if self._fallback is None:
             raise exc
-        metrics.HOST_FALLBACKS.labels(exc.code).inc()
         if not self._warned:
             self._warned = True
             logger.warning("[WHISPER-HOST] models are loaded in this process instead: %s", exc)
+        if key not in self._instead_for:
+            self._instead_for.add(key)
+            self._fallback.hold(key)
         return self._fallback
 
+    def _give_back(self, key: ModelKey | None = None) -> None:
+        """Lets a model of the fallback go, or all of them: the host has them."""
+        for each in list(self._instead_for) if key is None else [key]:
+            if self._fallback and each in self._instead_for:
+                self._instead_for.discard(each)
+                self._fallback.release(each)
+        if self._fallback and key is None:
+            self._fallback.clear()
+
     def _let_go(self, key: ModelKey) -> None:
-        if self._connection and not self._refs[key]:
-            self._connection.let_go(key)
+        if not self._refs[key]:
+            self._give_back(key)
+            if self._connection:
+                self._connection.let_go(key)
 
     async def _disconnect(self) -> None:
+        self._give_back()
+        under_way = [*self._tasks, *([self._connecting] if self._connecting else [])]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         if self._connection:
             connection, self._connection = self._connection, None
-            await connection.aclose()
+            await connection.retire(at_once=True)
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        for task in asyncio.all_tasks(loop):
+        for task in (tasks := asyncio.all_tasks(loop)):
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     finally:
         loop.close()
 
@@ -279,21 +338,12 @@ def _seen(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-_tasks: set[asyncio.Task[None]] = set()
-
-
-def _background(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(work)
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
-
-
 _machine_lock = threading.Lock()
 _machine: dict[object, HostBackend] = {}
 
 
 def machine_backend(
-    spec: HostSpec, *, address: str | None, token: str | None, fallback: Backend | None
+    spec: HostSpec, *, address: str | None, token: str | None, fallback: LocalBackend | None
 ) -> HostBackend:
     """The one backend of this process for a host.
 

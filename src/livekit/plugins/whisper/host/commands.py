@@ -51,7 +51,7 @@ def status() -> None:
             continue
         running = True
         _out.print(_line(place, facts))
-        for model in ask(place, wire.MODELS)["data"]:
+        for model in (ask(place, wire.MODELS) or {"data": ()})["data"]:
             size = f"{model['bytes'] / 2**20:.0f} MiB" if model["loaded"] else "not loaded"
             _out.print(f"    {model['id']}  {size}  leases={model['leases']}")
     if not running:
@@ -126,10 +126,7 @@ def run(
     logger.setLevel(logging.INFO)
     logger.disabled = False
     keys = [config.model_copy(update={"model": name}).model_key for name in model or [config.model]]
-    fingerprint = "" if socket or tcp else spec.fingerprint
-    foreground = HostSpec(spec.limits, idle=0)
-    work = serve(foreground, listener, models=keys, token=token, fingerprint=fingerprint)
-    asyncio.run(work)
+    asyncio.run(serve(spec, listener, models=keys, token=token, forever=True))
 
 
 def _spec(config: STTConfig) -> HostSpec:

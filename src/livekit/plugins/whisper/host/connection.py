@@ -19,11 +19,26 @@ from . import wire
 from .process import ANSWER_SECONDS, HostSpec, Place, start_or_join
 
 T = TypeVar("T")
-Lost = Callable[["Connection", bool], None]
+
+SILENT_SECONDS = 5 * wire.BEAT_SECONDS
+"""A host whose leases say nothing for so long hangs. One that is only busy says something: its
+event loop has little to do."""
 
 
 class HostGone(Exception):
-    """The host has ended, or is about to; another one can answer."""
+    """The host has ended, or is about to; another one can answer.
+
+    Args:
+        crashed: whether it ended unasked, or hangs.
+    """
+
+    def __init__(self, *, crashed: bool) -> None:
+        super().__init__()
+        self.crashed = crashed
+
+
+class LeaseEnded(Exception):
+    """Whoever wanted a model has let it go before it was loaded."""
 
 
 class Connection:
@@ -33,20 +48,26 @@ class Connection:
         session: whose connections lead to it.
         url: what its paths are added to.
         facts: what it answered.
-        on_lost: called when it ends while a model is leased, and whether it ended unasked.
+        on_lost: called when it ends while it keeps a model for us.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, facts: dict[str, Any], on_lost: Lost
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        facts: dict[str, Any],
+        on_lost: Callable[[Connection, HostGone], None],
     ) -> None:
         self._session, self._url, self._on_lost = session, url, on_lost
         self.pid = int(facts["pid"])
         self._leases: dict[ModelKey, _Lease] = {}
+        self._requests = 0
+        self._retired = False
 
     def leases(self, key: ModelKey) -> bool:
         """Whether a model is loaded and kept for us."""
         lease = self._leases.get(key)
-        return lease is not None and lease.there.done() and not lease.there.exception()
+        return lease is not None and lease.loaded
 
     async def lease(self, key: ModelKey) -> bool:
         """Has a model loaded and kept until `let_go`; one lease, whoever asks meanwhile.
@@ -56,8 +77,11 @@ class Connection:
 
         Raises:
             HostGone: the host has ended.
+            LeaseEnded: see there.
             WhisperError: it cannot be loaded.
         """
+        if self._retired:
+            raise HostGone(crashed=False)
         lease = self._leases.get(key)
         if lease is None:
             lease = self._leases[key] = _Lease()
@@ -80,54 +104,78 @@ class Connection:
             HostGone: the host has ended, with or without having decoded it.
             WhisperError: see `Backend.transcribe`.
         """
+        if self._retired:
+            raise HostGone(crashed=False)
         query, headers = wire.request(key, utterance, options)
         headers["Content-Type"] = "application/octet-stream"
-        body = wire.encode_audio(utterance.audio)
+        body = io.BytesIO(wire.encode_audio(utterance.audio))
+        self._requests += 1
         try:
             async with self._session.post(
-                self._url + wire.TRANSCRIBE, params=query, headers=headers, data=io.BytesIO(body)
+                self._url + wire.TRANSCRIBE, params=query, headers=headers, data=body
             ) as answer:
                 found = await answer.json()
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise HostGone from exc
+            raise HostGone(crashed=True) from exc
+        finally:
+            self._requests -= 1
+            if self._retired and not self._requests:
+                await self._session.close()
         if answer.status == 200:
             return wire.decode_transcript(found)
         error = _error(found)
         # Ours has ended, and another process has started the one that answers.
         if isinstance(error, wire.NotLeased):
-            raise HostGone from error
+            raise HostGone(crashed=False) from error
         raise error
 
-    async def aclose(self) -> None:
-        """Ends all leases and connections."""
+    async def retire(self, *, at_once: bool) -> None:
+        """Ends all leases, and takes no more requests.
+
+        Args:
+            at_once: requests under way fail as `HostGone`; else they are finished first.
+        """
+        self._retired = True
         for key in list(self._leases):
             self.let_go(key)
-        await self._session.close()
+        if at_once or not self._requests:
+            await self._session.close()
 
     async def _keep(self, key: ModelKey, lease: _Lease) -> None:
         """Reads a lease's answer until it ends."""
-        body = {name: value for name, value in vars(key).items() if value is not None}
-        ended_as_told = False
         try:
-            async with self._session.post(self._url + wire.LEASE, json=body) as answer:
-                if answer.status != 200:
-                    raise _error(await answer.json())
-                async for line in answer.content:
-                    fact = json.loads(line)
-                    ended_as_told = "draining" in fact
-                    if "loaded" in fact and not lease.there.done():
-                        lease.there.set_result(fact["there"])
-        except (aiohttp.ClientError, OSError, ValueError):
-            pass
+            gone = await self._read(key, lease)
         except asyncio.CancelledError:
-            lease.fail(HostGone())
+            lease.fail(LeaseEnded())
             raise
         except Exception as exc:
             self._leases.pop(key, None)
             return lease.fail(exc)
         self._leases.pop(key, None)
-        lease.fail(HostGone())
-        self._on_lost(self, not ended_as_told)
+        if lease.loaded:
+            self._on_lost(self, gone)
+        lease.fail(gone)
+
+    async def _read(self, key: ModelKey, lease: _Lease) -> HostGone:
+        body = {name: value for name, value in vars(key).items() if value is not None}
+        timeout = aiohttp.ClientTimeout(sock_connect=ANSWER_SECONDS, sock_read=SILENT_SECONDS)
+        try:
+            async with self._session.post(
+                self._url + wire.LEASE, json=body, timeout=timeout
+            ) as answer:
+                if answer.status != 200:
+                    raise _error(await answer.json())
+                async for line in answer.content:
+                    fact = json.loads(line)
+                    if "error" in fact:
+                        raise _error(fact)
+                    if "draining" in fact:
+                        return HostGone(crashed=False)
+                    if "loaded" in fact:
+                        lease.there.set_result(fact["there"])
+        except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError):
+            pass
+        return HostGone(crashed=True)
 
 
 class _Lease:
@@ -135,34 +183,21 @@ class _Lease:
         self.there: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
 
+    @property
+    def loaded(self) -> bool:
+        return self.there.done() and not self.there.exception()
+
     def fail(self, exc: Exception) -> None:
         if not self.there.done():
             self.there.set_exception(exc)
             self.there.exception()  # whoever waits is told; nobody need wait
 
 
-def _error(found: dict[str, Any]) -> Exception:
-    error = wire.decode_error(found)
-    return HostGone() if isinstance(error, (wire.Draining, BackendClosed)) else error
-
-
-async def _in_daemon(work: Callable[[], T]) -> T:
-    """Runs it in a thread that the process need not wait for when it ends."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # who waits may go; the work goes on
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as exc:
-            future.set_exception(exc)
-
-    threading.Thread(target=run, name="whisper-host-start", daemon=True).start()
-    return await asyncio.wrap_future(future)
-
-
 async def open_connection(
-    spec: HostSpec, address: Place | str | None, token: str | None, on_lost: Lost
+    spec: HostSpec,
+    address: Place | str | None,
+    token: str | None,
+    on_lost: Callable[[Connection, HostGone], None],
 ) -> Connection:
     """Finds the host, or starts it, and shakes hands.
 
@@ -199,25 +234,52 @@ async def _handshake(
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
         async with session.get(url + wire.HOST, timeout=timeout) as answer:
-            found: dict[str, Any] = await answer.json()
+            found = await answer.json()
     except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError) as exc:
         raise HostUnavailable(
             f"host (STT_HOST): no host answers at {place} ({type(exc).__name__}: {exc})"
         ) from exc
     if answer.status != 200:
-        raise HostUnavailable(str(wire.decode_error(found)))
+        raise HostUnavailable(f"host (STT_HOST): {place}: {_error(found)}")
+    if not isinstance(found, dict) or not {"protocol", "fingerprint", "pid"} <= found.keys():
+        raise HostUnavailable(
+            f"host (STT_HOST): what answers at {place} is no livekit-whisper host"
+        )
     return found
 
 
 def _check(facts: dict[str, Any], spec: HostSpec | None, where: Place | str) -> None:
-    protocol, fingerprint = facts.get("protocol"), facts.get("fingerprint")
-    if protocol != wire.PROTOCOL:
+    if facts["protocol"] != wire.PROTOCOL:
         raise HostUnavailable(
-            f"the host at {where} speaks protocol {protocol}, this version {wire.PROTOCOL}: "
-            "run the same version of livekit-plugins-whisper on both sides"
+            f"the host at {where} speaks protocol {facts['protocol']}, this version "
+            f"{wire.PROTOCOL}: run the same version of livekit-plugins-whisper on both sides"
         )
-    if spec and fingerprint != spec.fingerprint:
+    if spec and facts["fingerprint"] != spec.fingerprint:
         raise HostUnavailable(
-            f"the host at {where} is of another install or configuration ({fingerprint}); "
-            "run: livekit-whisper host stop"
+            f"the host at {where} runs other code or with other settings than this process: "
+            "livekit-plugins-whisper was changed meanwhile, start this process anew"
         )
+
+
+def _error(found: object) -> Exception:
+    error = wire.decode_error(found)
+    gone = isinstance(error, (wire.Draining, BackendClosed))
+    return HostGone(crashed=False) if gone else error
+
+
+async def _in_daemon(work: Callable[[], T]) -> T:
+    """Runs it in a thread that the process need not wait for when it ends."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # who waits may go; the work goes on
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    try:
+        threading.Thread(target=run, name="whisper-host-start", daemon=True).start()
+    except RuntimeError as exc:
+        raise HostUnavailable(f"no thread to start a host from ({exc})") from exc
+    return await asyncio.wrap_future(future)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -21,8 +21,6 @@ from .state import HostState
 
 T = TypeVar("T")
 
-BODY_SECONDS = 30.0
-"""For the body of a request to arrive."""
 MAX_PENDING = 256 * 2**20
 """Bytes of audio that may be here at once; past them requests are refused."""
 
@@ -36,12 +34,12 @@ async def received(request: Request, state: HostState) -> AsyncIterator[bytearra
     """The body of a request, which counts as pending until the end of the block.
 
     Raises:
-        AudioError: it is too long, or takes too long to arrive.
+        AudioError: it is too long.
         Overloaded: there is no room for it now.
     """
     body = bytearray()
 
-    async def fill() -> None:
+    try:
         async for chunk in request.stream():
             if len(body) + len(chunk) > wire.MAX_BODY:
                 raise AudioError(
@@ -52,12 +50,6 @@ async def received(request: Request, state: HostState) -> AsyncIterator[bytearra
                 raise Overloaded(f"more than {MAX_PENDING >> 20} MiB of audio are waiting")
             body.extend(chunk)
             state.pending += len(chunk)
-
-    try:
-        try:
-            await asyncio.wait_for(fill(), BODY_SECONDS)
-        except asyncio.TimeoutError:
-            raise AudioError(f"body: not here after {BODY_SECONDS:.0f} s") from None
         yield body
     finally:
         state.pending -= len(body)
@@ -99,23 +91,35 @@ class Lease(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
-        with self._state.leasing(self._key):
-            try:
-                there = await unless_gone(self._state.backend.prewarm(self._key), receive)
-            except CallerGone:
-                return
-            except WhisperError as exc:
-                return await error_response(exc)(scope, receive, send)
+        with self._state.leasing(self._key), suppress(CallerGone):
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
-            await self._say(send, {"loaded": True, "there": there}, more=True)
+            await self._say(send, {"alive": True})
             try:
-                await unless_gone(self._state.draining.wait(), receive)
-            except CallerGone:
-                return
+                there = await self._beating(self._state.backend.prewarm(self._key), receive, send)
+            except WhisperError as exc:
+                metrics.ERRORS.labels(exc.code).inc()
+                return await self._say(send, wire.encode_error(exc), more=False)
+            await self._say(send, {"loaded": True, "there": there})
+            await self._beating(self._state.draining.wait(), receive, send)
             await self._say(send, {"draining": True}, more=False)
 
-    async def _say(self, send: Send, fact: dict[str, bool], *, more: bool) -> None:
+    async def _beating(self, work: Coroutine[Any, Any, T], receive: Receive, send: Send) -> T:
+        """What `work` returns; tells the caller meanwhile that we are alive."""
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(wire.BEAT_SECONDS)
+                await self._say(send, {"alive": True})
+
+        beating = asyncio.ensure_future(beat())
+        try:
+            return await unless_gone(work, receive)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _say(self, send: Send, fact: dict[str, Any], *, more: bool = True) -> None:
         line = json.dumps(fact).encode() + b"\n"
         await send({"type": "http.response.body", "body": line, "more_body": more})
 

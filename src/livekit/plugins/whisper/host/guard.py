@@ -11,14 +11,18 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import metrics
-from ..errors import ConfigError, Overloaded, WhisperError
+from ..errors import AudioError, ConfigError, Overloaded, WhisperError
 from . import wire
-from .exchange import BODY_SECONDS, error_response
+from .exchange import error_response
 
 MAX_CONNECTIONS = 4096
 """Requests under way at once, leases among them."""
 MAX_HEADERS = 64 * 2**10
 """Bytes of a request's address and headers; prompt and hotwords are among them."""
+MAX_FIELDS = 64 * 2**10
+"""Bytes of a body that is no audio."""
+BODY_SECONDS = 30.0
+"""For the body of a request to arrive."""
 OPEN_TO_ALL = ("/healthz", "/readyz")
 """What probes ask without a token."""
 
@@ -71,29 +75,35 @@ class _Exchange:
         self._started = time.perf_counter()
         self._unread = True
         self._read = 0
+        self._room = wire.MAX_BODY if scope["path"] == wire.TRANSCRIBE else MAX_FIELDS
         self._status = 0
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        """Raises `AudioError` where the body is too long, or too long on its way."""
+        if not self._unread:
+            return await self._receive()
+        left = BODY_SECONDS - (time.perf_counter() - self._started)
+        try:
+            message = await asyncio.wait_for(self._receive(), left)
+        except asyncio.TimeoutError:
+            raise AudioError(f"body: not here after {BODY_SECONDS:.0f} s") from None
         self._read += len(message.get("body", b""))
         self._unread = message["type"] == "http.request" and message.get("more_body", False)
+        if self._read > self._room:
+            raise AudioError(f"body: more than {self._room} bytes; send it in parts")
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             # A caller that is still sending would see a broken pipe in place of the answer.
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._read_on(), BODY_SECONDS)
+            with suppress(AudioError):
+                while self._unread:
+                    await self.receive()
         await self._send(message)
 
-    async def _read_on(self) -> None:
-        while self._unread and self._read <= wire.MAX_BODY:
-            await self.receive()
-
     def close(self) -> None:
-        route = self._scope.get("route")
-        path = getattr(route, "path", "other")
+        path = getattr(self._scope.get("route"), "path", "other")
         metrics.REQUESTS.labels(path, str(self._status)).inc()
         if path != wire.LEASE:
             metrics.REQUEST_SECONDS.labels(path).observe(time.perf_counter() - self._started)

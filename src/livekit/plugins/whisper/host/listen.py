@@ -45,6 +45,7 @@ class UnixListener:
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
         self.socket.close()
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
         os.close(self._lock)
 
     def _own(self, path: Path) -> None:

@@ -14,6 +14,7 @@ import http.client
 import importlib.metadata
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -28,6 +29,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..build import BUILD
 from ..config import STTConfig
 from ..errors import ConfigError, HostUnavailable
 from ..log import logger
@@ -47,9 +49,9 @@ MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 """The system's limit on the path of a Unix socket, in bytes."""
 
 _ENVIRONMENT = (
-    "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN",
-    "PYTHONPATH", "XDG_CACHE_HOME",
+    "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "HOME",
 )  # fmt: skip
+_PATHS = ("HF_HOME", "HF_HUB_CACHE", "PYTHONPATH", "XDG_CACHE_HOME")
 """What decides which weights a name means, and where they run."""
 _PACKAGES = ("ctranslate2", "faster-whisper", "openai-whisper", "torch")
 
@@ -68,7 +70,7 @@ class HostSpec:
         """Twelve hexadecimal digits; another for another version, install or configuration."""
         facts = [
             wire.PROTOCOL, __version__, sys.prefix, list(sys.version_info), asdict(self),
-            [(name, os.environ.get(name)) for name in _ENVIRONMENT], _versions(), _sources(),
+            [(name, os.environ.get(name)) for name in _ENVIRONMENT], _paths(), _versions(), BUILD,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -177,8 +179,9 @@ def ask(
     Raises:
         HostUnavailable: something accepts connections there but does not answer as a host does.
     """
-    connection = _http(where, timeout)
+    connection: http.client.HTTPConnection | None = None
     try:
+        connection = _http(where, timeout)
         try:
             connection.connect()
         except (FileNotFoundError, ConnectionRefusedError):
@@ -195,7 +198,8 @@ def ask(
             "run: livekit-whisper host logs, or: livekit-whisper host stop"
         ) from exc
     finally:
-        connection.close()
+        if connection:
+            connection.close()
     if answer.status >= 400:
         raise HostUnavailable(f"{where}: {found}")
     return found
@@ -231,7 +235,10 @@ def owner_pid(place: Place) -> int | None:
             return None
         if hasattr(socket, "SO_PEERCRED"):
             credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            return int.from_bytes(credentials[:4], sys.byteorder, signed=True)
+            pid = int.from_bytes(credentials[:4], sys.byteorder, signed=True)
+            if pid <= 0:
+                raise HostUnavailable(f"{place}: its process is in another container; end it there")
+            return pid
     answer = ask(place)
     return int(answer["pid"]) if answer else None
 
@@ -242,14 +249,17 @@ def start_or_join(spec: HostSpec, place: Place | None = None) -> Place:
     Raises:
         HostUnavailable: it does not start, or its directory is not ours alone.
     """
-    place = place or Place.of(spec)
-    place.check()
-    if ask(place) is not None:
-        return place
-    deadline = time.monotonic() + START_SECONDS
-    with _locked(place.starting, deadline):
-        if ask(place) is None:
-            _start(spec, place, deadline)
+    try:
+        place = place or Place.of(spec)
+        place.check()
+        if ask(place) is not None:
+            return place
+        deadline = time.monotonic() + START_SECONDS
+        with _locked(place.starting, deadline):
+            if ask(place) is None:
+                _start(spec, place, deadline)
+    except (OSError, RuntimeError) as exc:  # no more files, threads, memory, or room
+        raise HostUnavailable(f"the host cannot be started ({type(exc).__name__}: {exc})") from exc
     return place
 
 
@@ -258,17 +268,15 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
     argv = [sys.executable, "-m", f"{__package__}.serve", str(place.socket), spec.to_json()]
     started = time.monotonic()
     with _open_log(place.log) as log:
-        try:
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=place.socket.parent,
-                start_new_session=True,
-            )
-        except OSError as exc:
-            raise HostUnavailable(f"{argv[0]}: cannot be started ({exc.strerror})") from exc
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=place.socket.parent,
+            env={**os.environ, **_paths()},
+            start_new_session=True,
+        )
     # It outlives us; while we live, somebody has to take note of its end.
     threading.Thread(target=child.wait, name="whisper-host-reaper", daemon=True).start()
     while ask(place) is None:
@@ -303,6 +311,7 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
                 time.sleep(0.01)
         yield
     finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a child forked meanwhile has the file open as well
         os.close(file)
 
 
@@ -327,11 +336,13 @@ def _versions() -> tuple[str | None, ...]:
     return tuple(version(name) for name in _PACKAGES)
 
 
-def _sources() -> list[tuple[str, int, int]]:
-    """This package's files: a host of yesterday's code does not serve today's."""
-    root = Path(__file__).parent.parent
-    found = [(str(path), path.stat()) for path in sorted(root.rglob("*.py"))]
-    return [(path, state.st_mtime_ns, state.st_size) for path, state in found]
+def _paths() -> dict[str, str]:
+    """Variables that hold paths, made absolute: a host has a working directory of its own."""
+    found = {name: os.environ[name] for name in _PATHS if os.environ.get(name)}
+    return {
+        name: os.pathsep.join(map(os.path.abspath, value.split(os.pathsep)))
+        for name, value in found.items()
+    }
 
 
 def configured(config: STTConfig) -> tuple[Place | str, str | None]:
@@ -349,6 +360,6 @@ def parse_address(text: str) -> Place | str:
     """
     if text.startswith("unix:/"):
         return Place(Path(text.removeprefix("unix:")))
-    if text.startswith(("http://", "https://")):
+    if re.fullmatch(r"https?://[^/?#]+/?", text):
         return text.rstrip("/")
     raise ConfigError(f"host (STT_HOST): {text!r}: allowed: unix:/path/of/socket, http://name:port")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..backend import LocalBackend
 from ..errors import HostUnavailable, WhisperError
@@ -26,6 +27,8 @@ from .state import HostState
 
 DRAIN_SECONDS = 30.0
 """For what is under way when it is told to end."""
+HEAD_SECONDS = 10.0
+"""For the head of a request to arrive, from its connection's start or its first byte."""
 KEEP_ALIVE_SECONDS = 60
 """For an idle connection; longer than clients keep one: they never write to a closed one."""
 
@@ -42,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HostUnavailable as exc:
         logger.error("%s", exc)
         return 1
-    automatic = place == Place.of(wanted)
-    asyncio.run(serve(wanted, listener, fingerprint=wanted.fingerprint if automatic else ""))
+    asyncio.run(serve(wanted, listener))
     return 0
 
 
@@ -53,7 +55,7 @@ async def serve(
     *,
     models: Sequence[ModelKey] = (),
     token: str | None = None,
-    fingerprint: str = "",
+    forever: bool = False,
 ) -> None:
     """Serves on one address until SIGTERM, SIGINT, or `spec.idle` seconds without users.
 
@@ -64,16 +66,17 @@ async def serve(
         listener: where; closed at the end.
         models: loaded at once. On TCP no others are.
         token: what callers must know.
-        fingerprint: of an address that was not chosen by hand.
+        forever: does not end for want of users.
     """
     loop = asyncio.get_running_loop()
     _allow_files(MAX_CONNECTIONS + 256)
     backend = LocalBackend(spec.limits)
-    state = HostState(backend, frozenset(models), isinstance(listener, UnixListener), fingerprint)
+    own = isinstance(listener, UnixListener)
+    state = HostState(backend, frozenset(models), own, spec.fingerprint)
     server = _Server(
         uvicorn.Config(
             create_app(state, token),
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -98,7 +101,7 @@ async def serve(
         if timer:
             timer.cancel()
             timer = None
-        if idle and spec.idle:
+        if idle and spec.idle and not forever:
             timer = loop.call_later(spec.idle, drain, f"no user for {spec.idle:.0f} s")
 
     state.on_idle = on_idle
@@ -129,6 +132,30 @@ def _allow_files(wanted: int) -> None:
     if soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class _Protocol(H11Protocol):
+    """Hangs up on a connection from which no complete request head comes in time."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        between = self.cycle is None or self.cycle.response_complete
+        if not between and self._timer:
+            self._timer.cancel()
+            self._timer = None
+        elif between and self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):

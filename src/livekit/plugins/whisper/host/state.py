@@ -25,7 +25,7 @@ class HostState:
     open: bool = True
     """Whether a lease may name further ones: on the user's own socket, not on TCP."""
     fingerprint: str = ""
-    """Of what it was started with; empty where an operator chose its address."""
+    """Of its code and what it was started with."""
     instance: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Another one after each start."""
     started: float = field(default_factory=time.time)

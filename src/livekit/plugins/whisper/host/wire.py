@@ -39,6 +39,9 @@ MAX_SECONDS = 900.0
 SAMPLE_BYTES = 4
 MAX_BODY = int(MAX_SECONDS * SAMPLE_RATE) * SAMPLE_BYTES
 
+BEAT_SECONDS = 2.0
+"""A lease says something at least so often."""
+
 Query = dict[str, str]
 
 
@@ -121,12 +124,14 @@ def encode_error(exc: WhisperError) -> dict[str, Any]:
     return {"error": found}
 
 
-def decode_error(raw: Mapping[str, Any]) -> WhisperError:
-    """The same error, on the client's side."""
-    found = raw["error"]
-    kind = _BY_CODE.get(found["code"], EngineError)
+def decode_error(raw: object) -> WhisperError:
+    """The same error, on the client's side; whatever else answers is an `EngineError`."""
+    found = raw.get("error") if isinstance(raw, dict) else None
+    if not isinstance(found, dict) or "message" not in found:
+        return EngineError("what answers is no livekit-whisper host, or one of another version")
+    kind = _BY_CODE.get(str(found.get("code")), EngineError)
     if kind is Overloaded:
-        return Overloaded(found["message"], float(found["retry_after"]))
+        return Overloaded(found["message"], float(found.get("retry_after", 1.0)))
     return kind(found["message"])
 
 
