@@ -1,9 +1,12 @@
-"""`make bench`: each figure beside its peer, as a table, as JSON and Markdown, and as a plot."""
+"""`make bench`: each figure beside its peer, as a table, as JSON and Markdown, and as plots."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-NAMES = ("creation", "memory", "decoding", "lag")
+NAMES = (
+    "readiness", "streams", "throughput", "accuracy", "overhead", "sharing",
+    "creation", "memory", "decoding", "lag",
+)  # fmt: skip
 PLOT = "benchmark.png"
 
 # This file is run by its path, here and in each process that measures; modules are found from the
@@ -43,12 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [name for name in NAMES if name in (options.only or NAMES)]
     whole = not options.quick and len(names) == len(NAMES)
     out = (options.out or ROOT / ("docs" if whole else "build/benchmarks")).resolve()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         _clean_environment()
         _run(names, options.quick, out)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    """As Ctrl-C does: what was started is ended."""
+    raise KeyboardInterrupt
 
 
 def _clean_environment() -> None:
@@ -61,33 +73,42 @@ def _clean_environment() -> None:
 def _run(names: Sequence[str], quick: bool, out: Path) -> None:
     """Measures, prints and writes."""
     # Not at the top: each process that measures imports this file.
-    from benchmarks import creation, decoding, lag, memory, report, subjects
+    from benchmarks import hosts, report, subjects
     from benchmarks.effort import FULL, QUICK
     from benchmarks.process import forked
 
-    measures: dict[str, Measure] = {
-        "creation": creation.measure,
-        "memory": memory.measure,
-        "decoding": decoding.measure,
-        "lag": lag.measure,
-    }
     conditions, started = report.conditions(), time.monotonic()
-    found = [forked(subjects.prepare, engine) for engine in subjects.PROVIDERS]
     figures: list[Figure] = []
-    for name in names:
-        begun = time.monotonic()
-        figures += measures[name](QUICK if quick else FULL, found)
-        _say(f"measured {name} in {time.monotonic() - begun:.0f} s")
+    others: list[float] = []
+    with hosts.own():
+        found = [forked(subjects.prepare, engine) for engine in subjects.PROVIDERS]
+        for name in names:
+            others.append(report.others())
+            begun = time.monotonic()
+            measure: Measure = importlib.import_module(f"benchmarks.{name}").measure
+            figures += measure(QUICK if quick else FULL, found)
+            _say(f"measured {name} in {time.monotonic() - begun:.0f} s")
+    others.append(report.others())
+    conditions["Others' use of the cores"] = (
+        f"{statistics.median(others):.0f} %, at most {max(others):.0f} % (between the figures)"
+    )
     conditions["Duration of the run"] = f"{time.monotonic() - started:.0f} s"
     result = report.Report(figures, conditions)
     plot = PLOT if not quick and len(names) == len(NAMES) else None
     report.write(result, out, plot)
-    if plot:
-        from benchmarks.plot import draw
-
-        draw(figures, out / plot)
+    _draw(figures, out, plot)
     print(report.markdown(result))
     _say(f"written to {out}")
+
+
+def _draw(figures: Sequence[Figure], out: Path, plot: str | None) -> None:
+    from benchmarks import plot as plots
+
+    if plot:
+        plots.draw(figures, out / plot)
+    for figure in figures:
+        if figure.plot:
+            plots.draw_streams(figure, out / figure.plot)
 
 
 def _say(text: str) -> None:

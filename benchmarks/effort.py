@@ -31,17 +31,45 @@ class Effort:
     """Rounds in each of them."""
     lag_seconds: float
     """Of a round, for each of the things that go on meanwhile."""
+    hosts: int
+    """Hosts that are started, and killed."""
+    jobs: int
+    """Job processes that are made ready, and the peer's."""
+    live: int
+    """Job processes that live at the same time while their memory is read."""
+    sharing: int
+    """How often that is done."""
+    throughput: int
+    """Runs of each way to transcribe."""
+    mixes: int
+    """How often each utterance is transcribed in a run, one by one; four times that, several."""
+    overhead: int
+    """Processes that compare the host with a model of their own."""
+    pairs: int
+    """Pairs of requests in each of them, for each length."""
+    streams: tuple[int, ...]
+    """How many streams at once."""
+    plain_streams: tuple[int, ...]
+    """The same of the peer."""
+    stream_seconds: float
+    """How long they speak."""
     patience: float
     """Seconds after which nothing is begun again, on a machine that is slow."""
 
 
 FULL = Effort(
     first=3, cached=300, second=3, handles=50, plain=10, sessions=8,
-    decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.0, patience=50.0,
+    decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.0,
+    hosts=5, jobs=20, live=4, sharing=3, throughput=3, mixes=2, overhead=3, pairs=20,
+    streams=(1, 2, 4, 8, 16, 24), plain_streams=(1, 2, 4, 8), stream_seconds=32.0,
+    patience=50.0,
 )  # fmt: skip
 QUICK = Effort(
     first=1, cached=200, second=1, handles=4, plain=2, sessions=0,
-    decoding=1, lag_processes=1, lag_rounds=1, lag_seconds=1.0, patience=10.0,
+    decoding=1, lag_processes=1, lag_rounds=1, lag_seconds=1.0,
+    hosts=1, jobs=3, live=4, sharing=1, throughput=1, mixes=1, overhead=1, pairs=8,
+    streams=(1, 8), plain_streams=(1, 4), stream_seconds=20.0,
+    patience=10.0,
 )  # fmt: skip
 
 

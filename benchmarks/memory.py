@@ -125,10 +125,15 @@ def _creator(subject: Subject, who: str) -> Callable[[], stt.STT[Any]]:
     return lambda: whisper.ProviderFactory.create_stt(config, vad)
 
 
-def _memory() -> float:
+def trim() -> None:
+    """Gives back to the system what this process no longer needs."""
     gc.collect()
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
+
+
+def _memory() -> float:
+    trim()
     if (anonymous := _kilobytes("smaps_rollup", "Anonymous")) is not None:
         return anonymous * 1024 / MB
     return float(psutil.Process().memory_full_info().uss) / MB

@@ -1,8 +1,9 @@
-"""The README's plot: four questions, this plugin beside its peers."""
+"""The README's plots: each a question or several, this plugin beside its peers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -13,12 +14,16 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks import creation, decoding, lag
+from benchmarks import creation, decoding, lag, streams
 from benchmarks.results import OURS, PLAIN, Figure, Summary, brief
 
 BLUE, GREY, LIGHT, RED = "#2563ab", "#a3a3a3", "#a8cbe8", "#c0392b"
 SMALL = 10
 """Points."""
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+"""A label's ground."""
+MANY_STREAMS = 16
+"""From so many on, there is no room for a tick at each."""
 
 Bar = tuple[str, Summary, str]
 """A label, a value and a colour."""
@@ -28,11 +33,7 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     """Writes the plot of a run in which everything was measured."""
     # "decoding" has several figures; the plot shows the first: the times.
     by_name = {figure.name: figure for figure in reversed(figures)}
-    with plt.rc_context():
-        plt.rc("font", size=11)
-        plt.rc("axes", titlesize=12.5, titleweight="bold", titlelocation="left")
-        plt.rc("axes.spines", top=False, right=False)
-        plt.rc("figure", facecolor="white")
+    with _style():
         drawing, axes = plt.subplots(2, 2, figsize=(9.5, 7.2), layout="constrained")
         _creation(axes[0, 0], by_name["creation"])
         _memory(axes[0, 1], by_name["memory"])
@@ -40,6 +41,51 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
         _lag(axes[1, 1], by_name["lag"])
         drawing.savefig(path, dpi=130)
         plt.close(drawing)
+
+
+def draw_streams(figure: Figure, path: Path) -> None:
+    """Writes the plot of delays against concurrent streams."""
+    with _style():
+        drawing, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        _streams(axes, figure)
+        drawing.savefig(path, dpi=130)
+        plt.close(drawing)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with plt.rc_context():
+        plt.rc("font", size=11)
+        plt.rc("axes", titlesize=12.5, titleweight="bold", titlelocation="left")
+        plt.rc("axes.spines", top=False, right=False)
+        plt.rc("figure", facecolor="white")
+        yield
+
+
+def _streams(axes: Axes, figure: Figure) -> None:
+    counts, highest = set[float](), streams.LIMIT
+    for who, colour in ((PLAIN, GREY), (OURS, BLUE)):
+        x, y = (figure.series[f"{who}: {name}"] for name in ("streams", "p95"))
+        axes.plot(x, y, color=colour, marker="o", markersize=5, linewidth=2)
+        shown = [point for point in zip(x, y, strict=True) if point[1] <= streams.ENOUGH]
+        axes.annotate(
+            who, (shown or [(x[0], streams.ENOUGH)])[-1], (8, 8), textcoords="offset points",
+            color=colour, fontsize=SMALL, fontweight="bold", bbox=BEHIND,
+        )  # fmt: skip
+        counts |= set(x)
+        highest = max(highest, *y)
+    axes.axhline(streams.LIMIT, color=RED, linestyle=":", linewidth=1.5, zorder=0)
+    label = f"target: {streams.LIMIT:g} s"
+    right = axes.get_yaxis_transform()
+    axes.text(1.01, streams.LIMIT, label, color=RED, fontsize=SMALL, va="center", transform=right)
+    axes.set_xlim(0, 1.15 * max(counts))
+    axes.set_ylim(0, 1.05 * min(highest, streams.ENOUGH))
+    axes.set_xticks(sorted(count for count in counts if count > 1 or max(counts) < MANY_STREAMS))
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("conversations at the same time, each in a process of its own", fontsize=SMALL)
+    axes.set_title("From the end of speech to its words (s, 95th percentile)")
 
 
 def _engines(figure: Figure) -> list[str]:
@@ -81,11 +127,11 @@ def _decoding(axes: Axes, figure: Figure) -> None:
     groups = dict[str, list[Bar]]()
     for engine in _engines(figure):
         rows = {row.what.split(" (")[0]: row for row in figure.rows if row.engine == engine}
-        one, batch = rows[decoding.ONE_BY_ONE].cells, rows[decoding.BATCH].cells
+        one, batch = rows[decoding.ONE_BY_ONE].cells, rows[decoding.AT_ONCE].cells
         groups[engine] = [
             ("plain", one[PLAIN], GREY),
             ("this plugin", one[OURS], BLUE),
-            ("this plugin, one batch", batch[OURS], BLUE),
+            ("this plugin, at the same time", batch[OURS], BLUE),
         ]
     _bars(axes, groups)
     axes.set_title("Decoding five utterances (ms)")
@@ -141,5 +187,5 @@ def _bar(axes: Axes, place: int, value: Summary, colour: str) -> None:
         textcoords="offset points",
         va="center",
         fontsize=SMALL,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        bbox=BEHIND,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 from collections.abc import Sequence
@@ -21,9 +20,12 @@ PACKAGES = (
     "openai-whisper", "torch", "numpy",
 )  # fmt: skip
 
+OTHERS_SECONDS = 2.0
+"""For which the machine is watched while nothing is measured."""
+
 INTRODUCTION = """\
 `make bench` measures the plugin and its peers in one run and writes this page,
-[benchmarks.json](benchmarks.json) and the plot. Cells are the median with the lowest and highest
+[benchmarks.json](benchmarks.json) and the plots. Cells are the median with the lowest and highest
 value in brackets, and where there are twenty values or more, the 95th percentile; a single number
 was measured once. Nothing here passes or fails: the figures are this machine's, the comparison is
 what counts."""
@@ -40,7 +42,7 @@ class Report:
 
 
 def conditions() -> dict[str, str]:
-    """The machine and the software, and how busy the machine is now."""
+    """The machine and the software."""
     found = {
         "CPU": f"{_cpu()}, {psutil.cpu_count(logical=True)} cores ({platform.machine()})",
         "Memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
@@ -53,8 +55,12 @@ def conditions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "absent"
     found["Date"] = date.today().isoformat()
-    found["Others' load at the start"] = f"{os.getloadavg()[0]:.1f} (average over a minute)"
     return found
+
+
+def others() -> float:
+    """How busy the machine is while this program does nothing, in percent of all cores."""
+    return psutil.cpu_percent(OTHERS_SECONDS)
 
 
 def markdown(report: Report, plot: str | None = None) -> str:
@@ -68,6 +74,8 @@ def markdown(report: Report, plot: str | None = None) -> str:
         parts += [f"## {figure.title}", figure.about]
         if figure.target:
             parts.append(str(figure.target))
+        if figure.plot:
+            parts.append(f"![{figure.title}]({figure.plot})")
         parts.append(table(figure))
     return "\n\n".join(parts) + "\n"
 

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 OURS = "this plugin"
 PLAIN = "plain"
 """The peer's column: what people write today."""
+HOST = "its host alone"
+"""The column of what this plugin's host has part in."""
+NOTHING = "no STT"
+"""The column of what is left without one."""
 
 MANY = 20
 """From so many values on, a 95th percentile says something."""
@@ -67,23 +71,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure should stay under."""
+    """What a figure should stay under, or reach."""
 
     what: str
     """What is compared."""
     limit: float
-    """What it should stay under."""
+    """What it should stay under, or reach."""
     unit: str
     """Of both numbers."""
     measured: dict[str, float]
     """Engine → what was measured."""
+    at_least: bool = False
+    """Whether it is to be reached."""
 
     def __str__(self) -> str:
         values = "; ".join(
-            f"{engine} {brief(value)} {self.unit}, {'met' if value < self.limit else '**missed**'}"
+            f"{engine} {brief(value)} {self.unit}, {'met' if self.met(value) else '**missed**'}"
             for engine, value in self.measured.items()
         )
-        return f"Target: {self.what} under {self.limit:g} {self.unit}: {values}."
+        aim = "at least" if self.at_least else "under"
+        return f"Target: {self.what} {aim} {self.limit:g} {self.unit}: {values}."
+
+    def met(self, value: float) -> bool:
+        """Whether a value is where it should be."""
+        return value >= self.limit if self.at_least else value < self.limit
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,8 @@ class Figure:
     """What was aimed at."""
     series: dict[str, list[float]] = field(default_factory=dict)
     """Curves for the plot."""
+    plot: str = ""
+    """File name of a plot of its own."""
 
     @property
     def columns(self) -> list[str]:
@@ -122,10 +135,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def brief(value: float) -> str:
-    """A number of three significant digits; small ones as 0."""
+    """A number of three significant digits; small ones as 0, whole ones as they are."""
     if abs(value) < 0.0005:
         return "0"
-    if abs(value) >= 100:
+    if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:.{digits}f}"

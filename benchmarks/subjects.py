@@ -1,7 +1,7 @@
 """What is measured: the plugin's configurations, and their peers, on the same weights.
 
 The peer is what people write today: the engine's own model, loaded by an STT class of one's own,
-in LiveKit's `StreamAdapter`.
+in LiveKit's `StreamAdapter`. A third one hears nothing: what is left without an STT.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,17 @@ from livekit.agents.utils import AudioBuffer
 from livekit.plugins import silero, whisper
 from livekit.plugins.whisper import engines, models
 from livekit.plugins.whisper.audio import from_file, from_frames
+from livekit.plugins.whisper.stt import shared_backend
 from livekit.plugins.whisper.types import SAMPLE_RATE, Audio
 
+from benchmarks.results import NOTHING, OURS, PLAIN
 from tests.support import weights
 
 PROVIDERS = {"faster-whisper": "faster-whisper", "openai-whisper": "whisper"}
 """Engine → the name of its provider."""
+
+HOST_IDLE = 30.0
+"""Seconds after which a host ends by itself that a run could not end."""
 
 Decode = Callable[[Audio], str]
 """One utterance → its text."""
@@ -44,8 +49,15 @@ class Subject:
 
     @property
     def config(self) -> whisper.STTConfig:
-        """All else as it is by default: greedy, in English, int8 or float32."""
-        return whisper.STTConfig(provider=PROVIDERS[self.engine], model=self.model, device="cpu")
+        """The model in the process itself; all else by default: greedy, English, int8 (float32)."""
+        return whisper.STTConfig(
+            provider=PROVIDERS[self.engine], model=self.model, device="cpu", backend="process"
+        )
+
+    @property
+    def hosted(self) -> whisper.STTConfig:
+        """The model in the machine's host, and never elsewhere."""
+        return self.config.model_copy(update={"backend": "host", "host_idle": HOST_IDLE})
 
     @property
     def path(self) -> Path:
@@ -67,14 +79,33 @@ class Subject:
         key = self.config.model_key
         return engines.load(models.resolve(key.engine, key.model), key)
 
-    def load_plain(self) -> Decode:
-        """The engine's own model, with as many threads as the plugin's."""
+    def load_plain(self, threads: int | None = None) -> Decode:
+        """The engine's own model; by default with a thread for each core."""
         load = _plain_ct2 if self.engine == "faster-whisper" else _plain_torch
-        return load(str(self.path))
+        return load(str(self.path), threads or engines.default_threads())
 
     def create_plain(self, vad: vad.VAD) -> stt.STT[Any]:
         """What a session gets of the peer."""
         return stt.StreamAdapter(stt=PlainSTT(self), vad=vad)
+
+    def create(self, who: str, vad: vad.VAD) -> stt.STT[Any]:
+        """What a session of a job process gets; the plugin's transcribes in the machine's host."""
+        if who == OURS:
+            return whisper.ProviderFactory.create_stt(self.hosted, vad)
+        if who == PLAIN:
+            return self.create_plain(vad)
+        assert who == NOTHING
+        return stt.StreamAdapter(stt=NothingSTT(), vad=vad)
+
+    async def prewarm(self, who: str) -> None:
+        """Waits until the model is ready; the peer's is when it has been created."""
+        if who == OURS:
+            await shared_backend(self.hosted).prewarm(self.hosted.model_key)
+
+
+def fastest(found: Sequence[Subject]) -> Subject:
+    """The one that is measured where the engine makes no difference."""
+    return next(each for each in found if each.engine == "faster-whisper")
 
 
 def prepare(engine: str) -> Subject:
@@ -101,17 +132,35 @@ class PlainSTT(stt.STT[Any]):
         language: NotGivenOr[str] = NOT_GIVEN,
         conn_options: APIConnectOptions,
     ) -> stt.SpeechEvent:
-        text = await asyncio.to_thread(self._decode, from_frames(buffer))
-        return stt.SpeechEvent(
-            type=stt.SpeechEventType.FINAL_TRANSCRIPT,
-            alternatives=[stt.SpeechData(language=LanguageCode("en"), text=text)],
-        )
+        return _final(await asyncio.to_thread(self._decode, from_frames(buffer)))
 
 
-def _plain_ct2(path: str) -> Decode:
+class NothingSTT(stt.STT[Any]):
+    """An STT that does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(capabilities=stt.STTCapabilities(streaming=False, interim_results=False))
+
+    async def _recognize_impl(
+        self,
+        buffer: AudioBuffer,
+        *,
+        language: NotGivenOr[str] = NOT_GIVEN,
+        conn_options: APIConnectOptions,
+    ) -> stt.SpeechEvent:
+        return _final("nothing")
+
+
+def _final(text: str) -> stt.SpeechEvent:
+    return stt.SpeechEvent(
+        type=stt.SpeechEventType.FINAL_TRANSCRIPT,
+        alternatives=[stt.SpeechData(language=LanguageCode("en"), text=text)],
+    )
+
+
+def _plain_ct2(path: str, threads: int) -> Decode:
     from faster_whisper import WhisperModel
 
-    threads = engines.default_threads()
     model = WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=threads)
 
     def decode(audio: Audio) -> str:
@@ -121,11 +170,11 @@ def _plain_ct2(path: str) -> Decode:
     return decode
 
 
-def _plain_torch(path: str) -> Decode:
+def _plain_torch(path: str, threads: int) -> Decode:
     import torch
     import whisper as openai_whisper
 
-    torch.set_num_threads(engines.default_threads())
+    torch.set_num_threads(threads)
     model = openai_whisper.load_model(path, device="cpu")
 
     def decode(audio: Audio) -> str:

@@ -1,0 +1,102 @@
+"""The hosts of a run: they are its own, in a directory of its own, and none outlives it.
+
+Imports no part of the plugin's: that import belongs to what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+_VARIABLE = "XDG_RUNTIME_DIR"
+_END_SECONDS = 20.0
+"""For hosts that are told to end."""
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def own() -> Iterator[None]:
+    """Gives all processes that are started in this block hosts of their own; ends those after it.
+
+    To be entered before the first of them: they inherit the directory's name.
+    """
+    before, folder = os.environ.get(_VARIABLE), tempfile.mkdtemp(prefix="whisper-bench-")
+    os.environ[_VARIABLE] = folder
+    try:
+        yield
+    except Exception:
+        _show_logs(Path(folder))
+        raise
+    finally:
+        # Whoever is told twice to stop leaves no host behind either.
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            end()
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        if before is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = before
+
+
+def alive() -> list[psutil.Process]:
+    """The hosts of this run, also those that do not listen yet."""
+    mark = str(Path(os.environ[_VARIABLE], "livekit-whisper")) + os.sep
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(each.startswith(mark) for each in process.cmdline()) and not _ended(process):
+                found.append(process)
+    return found
+
+
+def only() -> psutil.Process:
+    """The one host that lives."""
+    (process,) = alive()
+    return process
+
+
+def cpu_seconds() -> float:
+    """What the host has used so far, of all cores together; 0 where there is none."""
+    return sum(times.user + times.system for times in (each.cpu_times() for each in alive()))
+
+
+def end() -> None:
+    """Ends all of them, and waits for it."""
+    hosts, deadline = alive(), time.monotonic() + _END_SECONDS
+    for each in hosts:
+        with suppress(psutil.NoSuchProcess):
+            each.terminate()
+    while not all(map(_ended, hosts)):
+        if time.monotonic() > deadline:
+            for each in hosts:
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+            return
+        time.sleep(0.02)
+
+
+def _show_logs(folder: Path) -> None:
+    """What hosts wrote last: it says why they failed, and is removed with the folder."""
+    for path in sorted(folder.rglob("*.log")):
+        lines = path.read_text(errors="replace").splitlines()[-20:]
+        print(f"==> {path} <==", *lines, sep="\n", file=sys.stderr)
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Whether it has ended, even if nobody took note of it."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
