@@ -14,7 +14,7 @@ from livekit.plugins.whisper import LocalBackend
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.host.client import HostBackend
 from livekit.plugins.whisper.host.process import HostSpec, start_or_join
-from livekit.plugins.whisper.types import Audio, DecodeOptions, Utterance
+from livekit.plugins.whisper.types import Audio, DecodeOptions, Limits, Utterance
 
 from tests.support.hosts import Hosts, Transcriber, ended, until
 from tests.support.weights import TINY, recordings
@@ -113,12 +113,11 @@ async def test_killed_client_leaves_the_host_alive_and_idle(
     assert hosts.pid == pid
 
 
-async def test_caller_that_cancels_has_its_work_dropped(
-    hosts: Hosts, backend: HostBackend, sounds: list[Audio]
-) -> None:
+async def test_caller_that_cancels_has_its_work_dropped(hosts: Hosts, sounds: list[Audio]) -> None:
+    backend = HostBackend(HostSpec(Limits(workers=1, batch=1)))
     backend.hold(TINY)
     await backend.prewarm(TINY)
-    long = Audio(np.concatenate([*(s.samples for s in sounds)] * 6))
+    long = Audio(np.concatenate([s.samples for s in sounds]))
     several = [
         asyncio.create_task(backend.transcribe(TINY, Utterance(long), OPTIONS)) for _ in range(12)
     ]
@@ -127,6 +126,8 @@ async def test_caller_that_cancels_has_its_work_dropped(
         each.cancel()
     await asyncio.gather(*several, return_exceptions=True)
     await until(lambda: hosts.ask()["requests"] == 0 and hosts.ask()["queue"]["final"] == 0)
+    assert hosts.metrics()['livekit_whisper_drops_total{reason="cancelled"}'] >= 1
+    await backend.aclose()
 
 
 async def test_terminated_host_finishes_what_it_began_and_makes_way(
