@@ -68,10 +68,10 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
             what = f"{title}: {row} ({count})"
             rates.append(Row(ENGINE, what, {str(w): _rate(heard.pairs[row, w]) for w in WINDOWS}))
             share = 100 * heard.again[row] / count
-            gates.append(Row(ENGINE, what, {"adaptive": _once(share)}))
+            gates.append(Row(ENGINE, what, {"adaptive": Summary.once(share)}))
             if (row, "full") in heard.languages:
                 right = {w: 100 * float(np.mean(heard.languages[row, w])) for w in WINDOWS}
-                cells = {str(w): _once(right[w]) for w in WINDOWS}
+                cells = {str(w): Summary.once(right[w]) for w in WINDOWS}
                 languages.append(Row(ENGINE, f"{title}: {row}", cells))
     figures = [
         Figure("accuracy", "Word error rate by window", "%", ABOUT, rates),
@@ -143,8 +143,4 @@ def _recordings(level: float | None) -> list[Spoken]:
 
 
 def _rate(pairs: Sequence[tuple[str, str]]) -> Summary:
-    return _once(100 * pooled_word_error_rate(pairs))
-
-
-def _once(value: float) -> Summary:
-    return Summary.of([value])
+    return Summary.once(100 * pooled_word_error_rate(pairs))

@@ -64,7 +64,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
             times.append(_row(subject.engine, label, cells, 1e3))
             factors.append(_row(subject.engine, label, cells, 1 / duration))
         rates = {
-            who: Summary.of([100 * pooled_word_error_rate(zip(references, texts, strict=True))])
+            who: Summary.once(100 * pooled_word_error_rate(zip(references, texts, strict=True)))
             for who, texts in seen.texts.items()
         }
         errors.append(Row(subject.engine, ONE_BY_ONE, rates))

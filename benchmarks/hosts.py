@@ -10,12 +10,13 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from scripts import hosts
 
 _VARIABLE = "XDG_RUNTIME_DIR"
 _END_SECONDS = 20.0
@@ -52,13 +53,7 @@ def own() -> Iterator[None]:
 
 def alive() -> list[psutil.Process]:
     """The hosts of this run, also those that do not listen yet."""
-    mark = str(Path(os.environ[_VARIABLE], "livekit-whisper")) + os.sep
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if any(each.startswith(mark) for each in process.cmdline()) and not _ended(process):
-                found.append(process)
-    return found
+    return hosts.alive(os.environ[_VARIABLE])
 
 
 def only() -> psutil.Process:
@@ -74,17 +69,7 @@ def cpu_seconds() -> float:
 
 def end() -> None:
     """Ends all of them, and waits for it."""
-    hosts, deadline = alive(), time.monotonic() + _END_SECONDS
-    for each in hosts:
-        with suppress(psutil.NoSuchProcess):
-            each.terminate()
-    while not all(map(_ended, hosts)):
-        if time.monotonic() > deadline:
-            for each in hosts:
-                with suppress(psutil.NoSuchProcess):
-                    each.kill()
-            return
-        time.sleep(0.02)
+    hosts.end(os.environ[_VARIABLE], grace=_END_SECONDS)
 
 
 def _show_logs(folder: Path) -> None:
@@ -92,11 +77,3 @@ def _show_logs(folder: Path) -> None:
     for path in sorted(folder.rglob("*.log")):
         lines = path.read_text(errors="replace").splitlines()[-20:]
         print(f"==> {path} <==", *lines, sep="\n", file=sys.stderr)
-
-
-def _ended(process: psutil.Process) -> bool:
-    """Whether it has ended, even if nobody took note of it."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -158,7 +158,7 @@ def _kilobytes(file: str, name: str) -> int | None:
 
 def _rows(engine: str, turns: Courses, sessions: Courses) -> list[Row]:
     def row(what: str, courses: Courses, value: Callable[[Course], float]) -> Row:
-        cells = {name: Summary.of([value(each)]) for name, each in courses.items()}
+        cells = {name: Summary.once(value(each)) for name, each in courses.items()}
         return Row(engine, what, cells)
 
     rows = [

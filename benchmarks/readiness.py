@@ -106,7 +106,9 @@ def recover(subject: Subject) -> tuple[float, float]:
 
 
 async def _recover(subject: Subject) -> tuple[float, float]:
-    from livekit.plugins.whisper.host import process  # not earlier: the import is timed above
+    # Not earlier: their import is timed above.
+    from livekit.plugins.whisper.host.place import places
+    from livekit.plugins.whisper.host.process import ask
 
     config, backend = subject.hosted, shared_backend(subject.hosted)
     utterance = Utterance(max((s.audio for s in subjects.recordings()), key=lambda a: a.duration))
@@ -119,10 +121,10 @@ async def _recover(subject: Subject) -> tuple[float, float]:
 
     started = time.perf_counter()
     usual = await answered() - started
-    (place,), host = process.places(), hosts.only()
+    (place,), host = places(), hosts.only()
 
     def facts() -> Any:
-        return process.ask(place)
+        return ask(place)
 
     answer = asyncio.create_task(answered())
     while not (await asyncio.to_thread(facts))["requests"]:

@@ -44,6 +44,11 @@ class Summary:
             max(values),
         )
 
+    @classmethod
+    def once(cls, value: float) -> Summary:
+        """Of a single value."""
+        return cls.of([value])
+
     def times(self, factor: float) -> Summary:
         """The same in another unit."""
         scaled = (self.p50, self.p95, self.low, self.high)

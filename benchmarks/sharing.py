@@ -45,10 +45,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
     beyond = {who: Summary.of([v - usual for v in sizes[who]]) for who in (OURS, PLAIN)}
     whole = {who: Summary.of(values) for who, values in sizes.items()}
     ours, plain = (count * beyond[who].p50 for who in (OURS, PLAIN))
-    all_of_them = {
-        OURS: Summary.of([ours + Summary.of(host).p50]),
-        PLAIN: Summary.of([plain]),
-    }
+    all_of_them = {OURS: Summary.once(ours + Summary.of(host).p50), PLAIN: Summary.once(plain)}
     rows = [
         Row(subject.engine, BEYOND, beyond),
         Row(subject.engine, WHOLE, {who: whole[who] for who in (OURS, PLAIN, NOTHING)}),

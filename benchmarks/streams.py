@@ -121,14 +121,14 @@ def _figures(engine: str, points: dict[str, list[Point]], empty: Point) -> list[
         found = {who: p for who, each in points.items() for p in each if p.count == count}
         label = f"{count} stream{'s' if count > 1 else ''}"
         delays.append(Row(engine, label, {who: point.delay for who, point in found.items()}))
-        missed = {who: _single(point.lost) for who, point in found.items()}
-        spoken = _single(max(len(point.delays) for point in found.values()))
+        missed = {who: Summary.once(point.lost) for who, point in found.items()}
+        spoken = Summary.once(max(len(point.delays) for point in found.values()))
         lost.append(Row(engine, label, {**missed, SPOKEN: spoken}))
-        used = {who: _single(point.cpu) for who, point in found.items()}
+        used = {who: Summary.once(point.cpu) for who, point in found.items()}
         if OURS in found:
-            used[HOST] = _single(found[OURS].host)
+            used[HOST] = Summary.once(found[OURS].host)
         if count == empty.count:
-            used[NOTHING] = _single(empty.cpu)
+            used[NOTHING] = Summary.once(empty.cpu)
         cpu.append(Row(engine, label, used))
     about = ABOUT.format(patience=PATIENCE, limit=ENOUGH)
     title = "Delay of concurrent streams"
@@ -158,7 +158,3 @@ def _series(points: dict[str, list[Point]]) -> dict[str, list[float]]:
         found[f"{who}: streams"] = [float(point.count) for point in each]
         found[f"{who}: p95"] = [point.delay.p95 for point in each]
     return found
-
-
-def _single(value: float) -> Summary:
-    return Summary.of([value])

@@ -82,7 +82,7 @@ class Subject:
     def load_plain(self, threads: int | None = None) -> Decode:
         """The engine's own model; by default with a thread for each core."""
         load = _plain_ct2 if self.engine == "faster-whisper" else _plain_torch
-        return load(str(self.path), threads or engines.default_threads())
+        return load(str(self.path), threads or engines.plan(engines.cores(), workers=1)[1])
 
     def create_plain(self, vad: vad.VAD) -> stt.STT[Any]:
         """What a session gets of the peer."""

@@ -23,11 +23,12 @@ from types import TracebackType
 from typing import Any
 
 import aiohttp
-import psutil
 import yaml
 from livekit import api, rtc
-from livekit.plugins.whisper.host.process import Place, owner_pid
+from livekit.plugins.whisper.host.place import Place
+from livekit.plugins.whisper.host.process import owner_pid
 
+from scripts import hosts
 from scripts.child import Child, ChildFailed, kill_all, until
 from scripts.speaker import AHEAD, Heard, Recording, Speaker, Utterance
 
@@ -163,7 +164,7 @@ class Worker(Child):
     def kill(self) -> None:
         """Ends all of it at once, also hosts that are only starting; its output stays."""
         super().kill()
-        end_hosts(self._env["XDG_RUNTIME_DIR"])
+        hosts.end(self._env["XDG_RUNTIME_DIR"])
 
     def records(self, text: str) -> list[dict[str, Any]]:
         """Its log records whose message contains `text`, in order."""
@@ -275,15 +276,6 @@ class Caller(Speaker):
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def end_hosts(runtime: str) -> None:
-    """Kills the hosts of a runtime directory, also those that do not answer yet."""
-    folder = str(Path(runtime, "livekit-whisper"))
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if any(argument.startswith(folder) for argument in process.cmdline()):
-                process.kill()
 
 
 def _neutral_environment() -> dict[str, str]:

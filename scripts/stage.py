@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from scripts import hosts
 from scripts.child import ChildFailed, until
-from scripts.room import ROOT, Caller, LiveKitServer, Worker, end_hosts
+from scripts.room import ROOT, Caller, LiveKitServer, Worker
 from scripts.speaker import Heard, Recording, Speaker, Utterance
 from scripts.wer import word_error_rate
 
@@ -182,7 +183,7 @@ async def rehearse(settings: dict[str, str], recordings: Script) -> list[Row]:
                 console.print(f"\n[bold]Session {number}[/]")
                 rows += await play(Rehearsal("caller"), part)
         finally:
-            end_hosts(runtime)
+            hosts.end(runtime)
     return rows
 
 

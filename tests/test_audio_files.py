@@ -15,23 +15,13 @@ import psutil
 import pytest
 from livekit.plugins.whisper import audio
 from livekit.plugins.whisper.errors import AudioError
-from livekit.plugins.whisper.types import Audio
 
 from tests.support import audio as make
+from tests.support.audio import A_TONE, assert_is_the_tone
 from tests.support.users import ordinary_user
 
 SUFFIXES = [".wav", ".flac", ".mp3", ".ogg", ".webm", ".m4a"]
 MEBIBYTE = 1 << 20
-A_TONE = make.tone(2.0, hertz=440.0, level=0.3)
-
-
-def assert_is_the_tone(heard: Audio, seconds: float = 2.0) -> None:
-    """440 Hz at a level of 0.3, whatever it came through."""
-    assert heard.samples.dtype == np.float32
-    assert heard.duration == pytest.approx(seconds, abs=0.05)  # AAC rounds up to whole packets
-    middle = heard.samples[4000 : 4000 + 16000]
-    assert int(np.abs(np.fft.rfft(middle)).argmax()) == 440
-    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.3, rel=0.05)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

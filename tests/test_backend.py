@@ -45,7 +45,7 @@ from livekit.plugins.whisper.types import (
 )
 
 from tests.support.hosts import Hosts
-from tests.support.weights import TINY, openai_tiny, recordings
+from tests.support.weights import TINY, joined_recordings, openai_tiny, recordings
 
 OPTIONS = DecodeOptions(language="en", word_timestamps=True)
 SAID = "He might even have been made amiable himself."
@@ -112,7 +112,7 @@ async def test_newer_interim_of_a_stream_takes_the_older_ones_place(
 ) -> None:
     contract.hold(TINY)
     await contract.prewarm(TINY)
-    long = Utterance(Audio(np.concatenate([from_file(path).samples for path in recordings()])))
+    long = Utterance(joined_recordings())
     interim = Utterance(audio, stream="a", urgency=Urgency.INTERIM)
     tasks = [
         asyncio.create_task(contract.transcribe(TINY, utterance, OPTIONS))
@@ -382,8 +382,11 @@ async def test_one_bad_utterance_does_not_fail_those_of_its_batch(audio: Audio) 
 
 
 async def test_closed_and_forgotten_backends_give_up_threads_and_models(audio: Audio) -> None:
+    before = set(threading.enumerate())  # a test before may have left some that are ending
+
     def threads() -> list[str]:
-        return [t.name for t in threading.enumerate() if t.name.startswith("whisper-")]
+        new = set(threading.enumerate()) - before
+        return [thread.name for thread in new if thread.name.startswith("whisper-")]
 
     for closes in (True, False):
         local = LocalBackend()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socketserver
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from socketserver import StreamRequestHandler
 
 import pytest
 from livekit.plugins.whisper import ProviderFactory
@@ -16,6 +14,7 @@ from tests.support import audio as make
 from tests.support.command import Here, Result, run
 from tests.support.hub import Hub
 from tests.support.models import small_model
+from tests.support.servers import serving
 from tests.support.weights import CT2_REFERENCE
 
 NOWHERE = "ws://127.0.0.1:9"
@@ -34,23 +33,15 @@ def here(
     return Here(monkeypatch, capsys)
 
 
-@contextmanager
-def server(answer: bytes) -> Iterator[str]:
+def server(answer: bytes) -> AbstractContextManager[str]:
     """Says one thing to whoever connects."""
 
-    class Handler(socketserver.StreamRequestHandler):
+    class Handler(StreamRequestHandler):
         def handle(self) -> None:
             self.rfile.readline()
             self.wfile.write(answer)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"ws://127.0.0.1:{made.server_address[1]}"
-        finally:
-            made.shutdown()
-            thread.join()
+    return serving(Handler, "ws")
 
 
 def finding(result: Result, subject: str) -> str:

@@ -17,11 +17,10 @@ from livekit import rtc
 from livekit.agents import APIConnectOptions
 from livekit.plugins import whisper
 from livekit.plugins.whisper import stt as stt_module
-from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.errors import HostUnavailable, Overloaded, Superseded
 from livekit.plugins.whisper.host import client
 from livekit.plugins.whisper.host.client import HostBackend
-from livekit.plugins.whisper.host.process import HostSpec
+from livekit.plugins.whisper.host.place import HostSpec
 from livekit.plugins.whisper.types import (
     Audio,
     DecodeOptions,
@@ -33,15 +32,10 @@ from livekit.plugins.whisper.types import (
 from prometheus_client import REGISTRY
 
 from tests.support.hosts import Hosts, until
-from tests.support.weights import TINY, recordings
+from tests.support.weights import TINY, joined_recordings
 
 OPTIONS = DecodeOptions(language="en")
 SAID = "He might even have been made amiable himself."
-
-
-@pytest.fixture(scope="module")
-def audio() -> Audio:
-    return from_file(recordings()[4])
 
 
 @asynccontextmanager
@@ -61,14 +55,13 @@ def fallbacks() -> float:
 
 
 async def test_auto_decodes_here_where_no_host_can_be_had_and_says_so_once(
-    hosts: Hosts, audio: Audio, caplog: pytest.LogCaptureFixture
+    hosts: Hosts, sound: Audio, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hosts.directory.mkdir()
-    hosts.directory.chmod(0o777)
+    hosts.open_to_others()
     before = fallbacks()
     async with host_backend(fallback=whisper.LocalBackend()) as backend:
         for _ in range(3):
-            assert (await backend.transcribe(TINY, Utterance(audio), OPTIONS)).text == SAID
+            assert (await backend.transcribe(TINY, Utterance(sound), OPTIONS)).text == SAID
     assert fallbacks() == before + 3
     (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert "models are loaded in this process instead" in warning.message
@@ -76,27 +69,25 @@ async def test_auto_decodes_here_where_no_host_can_be_had_and_says_so_once(
 
 
 async def test_auto_takes_the_host_as_soon_as_there_is_one(
-    hosts: Hosts, audio: Audio, monkeypatch: pytest.MonkeyPatch
+    hosts: Hosts, sound: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "ABSENT_SECONDS", 0.0)
-    hosts.directory.mkdir()
-    hosts.directory.chmod(0o777)
+    hosts.open_to_others()
     async with host_backend(fallback=whisper.LocalBackend()) as backend:
-        assert (await backend.transcribe(TINY, Utterance(audio), OPTIONS)).text == SAID
+        assert (await backend.transcribe(TINY, Utterance(sound), OPTIONS)).text == SAID
         assert not hosts.places()
         hosts.directory.chmod(0o700)
         before = fallbacks()
-        assert (await backend.transcribe(TINY, Utterance(audio), OPTIONS)).text == SAID
+        assert (await backend.transcribe(TINY, Utterance(sound), OPTIONS)).text == SAID
         assert hosts.pid
         assert fallbacks() == before
 
 
-async def test_host_alone_is_an_error_where_none_can_be_had(hosts: Hosts, audio: Audio) -> None:
-    hosts.directory.mkdir()
-    hosts.directory.chmod(0o777)
+async def test_host_alone_is_an_error_where_none_can_be_had(hosts: Hosts, sound: Audio) -> None:
+    hosts.open_to_others()
     async with host_backend() as backend:
         with pytest.raises(HostUnavailable, match="others may enter it"):
-            await backend.transcribe(TINY, Utterance(audio), OPTIONS)
+            await backend.transcribe(TINY, Utterance(sound), OPTIONS)
 
 
 @pytest.mark.parametrize("where", ["host", "auto", "process"])
@@ -107,10 +98,10 @@ async def test_configuration_chooses_where_models_live(hosts: Hosts, where: str)
     assert stt_module.shared_backend(config) is backend
 
 
-async def test_ten_times_the_capacity(hosts: Hosts, audio: Audio) -> None:
+async def test_ten_times_the_capacity(hosts: Hosts, sound: Audio) -> None:
     """Finals come, interims go, what is too much is refused at once, memory stays bounded."""
     queue = 8
-    long = Audio(np.concatenate([from_file(path).samples for path in recordings()]))
+    long = joined_recordings()
     async with host_backend(HostSpec(Limits(workers=2, batch=4, queue=queue))) as backend:
         backend.hold(TINY)
         await backend.prewarm(TINY)
@@ -122,7 +113,7 @@ async def test_ten_times_the_capacity(hosts: Hosts, audio: Audio) -> None:
 
         def ask(urgency: Urgency, number: int) -> asyncio.Task[Transcript]:
             stream = f"{urgency.name}-{number}"
-            utterance = Utterance(audio, stream=stream, urgency=urgency)
+            utterance = Utterance(sound, stream=stream, urgency=urgency)
             return asyncio.create_task(backend.transcribe(TINY, utterance, OPTIONS))
 
         # Both workers have something to do while the line fills up.
@@ -144,11 +135,11 @@ async def test_ten_times_the_capacity(hosts: Hosts, audio: Audio) -> None:
         assert all(0 < e.retry_after < 60 for e in heard if isinstance(e, Overloaded))
         assert {type(each) for each in dropped} == {Superseded}
         assert process.memory_info().rss - before < 200 * 2**20
-        assert (await backend.transcribe(TINY, Utterance(audio), OPTIONS)).text == SAID
+        assert (await backend.transcribe(TINY, Utterance(sound), OPTIONS)).text == SAID
 
 
-async def test_livekit_retries_what_was_refused(hosts: Hosts, audio: Audio) -> None:
-    pcm = (audio.samples * 32767).astype(np.int16)
+async def test_livekit_retries_what_was_refused(hosts: Hosts, sound: Audio) -> None:
+    pcm = (sound.samples * 32767).astype(np.int16)
     frame = rtc.AudioFrame(pcm.tobytes(), 16_000, 1, len(pcm))
     async with host_backend(HostSpec(Limits(queue=2))) as backend:
         stt = whisper.FasterWhisperSTT(TINY.model, backend=backend)
@@ -184,7 +175,7 @@ def test_load_fnc_is_the_hosts(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) ->
 
     async def saturate() -> float:
         backend = stt_module.shared_backend(whisper.STTConfig())
-        long = Audio(np.concatenate([from_file(path).samples for path in recordings()] * 2))
+        long = joined_recordings(2)
         backend.hold(TINY)
         await backend.prewarm(TINY)
         several = [

@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from livekit.plugins.whisper.host.process import Place, ask, owner_pid
+from livekit.plugins.whisper.host.place import Place
+from livekit.plugins.whisper.host.process import ask, owner_pid
 
 from tests.support.command import SCRIPT, run
 from tests.support.hosts import Hosts, ended, until

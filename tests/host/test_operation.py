@@ -11,22 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.errors import ModelDamaged
 from livekit.plugins.whisper.host.client import HostBackend
-from livekit.plugins.whisper.host.process import HostSpec
+from livekit.plugins.whisper.host.place import HostSpec
 from livekit.plugins.whisper.models import resolve
 from livekit.plugins.whisper.types import Audio, DecodeOptions, Limits, ModelKey, Utterance
 
 from tests.support.hosts import Hosts, get, until
-from tests.support.weights import TINY, recordings
+from tests.support.weights import TINY, joined_recordings
 
 OPTIONS = DecodeOptions(language="en")
-
-
-@pytest.fixture
-def sound() -> Audio:
-    return from_file(recordings()[4])
 
 
 async def test_metrics_tell_what_happened(hosts: Hosts, sound: Audio) -> None:
@@ -69,7 +63,7 @@ async def test_health_readiness_and_models(hosts: Hosts, sound: Audio) -> None:
     assert model["engine"] == TINY.engine and model["model"] == TINY.model
     assert model["loaded"] and model["leases"] == 1 and model["bytes"] > 2**20
     assert get(place, "/nowhere")[0] == 404
-    long = Audio(np.concatenate([from_file(path).samples for path in recordings()] * 3))
+    long = joined_recordings(3)
     begun = asyncio.create_task(backend.transcribe(TINY, Utterance(long), OPTIONS))
     await until(lambda: hosts.ask()["requests"] == 1)
     os.kill(hosts.pid, signal.SIGTERM)

@@ -8,16 +8,16 @@ import signal
 import threading
 from contextlib import AsyncExitStack
 
-import numpy as np
 import pytest
 from livekit.plugins.whisper import LocalBackend
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.host.client import HostBackend
-from livekit.plugins.whisper.host.process import HostSpec, start_or_join
+from livekit.plugins.whisper.host.place import HostSpec
+from livekit.plugins.whisper.host.process import start_or_join
 from livekit.plugins.whisper.types import Audio, DecodeOptions, Limits, Utterance
 
 from tests.support.hosts import Hosts, Transcriber, ended, until
-from tests.support.weights import TINY, recordings
+from tests.support.weights import TINY, joined_recordings, recordings
 
 OPTIONS = DecodeOptions(language="en")
 
@@ -25,13 +25,6 @@ OPTIONS = DecodeOptions(language="en")
 @pytest.fixture(scope="module")
 def sounds() -> list[Audio]:
     return [from_file(path) for path in recordings()]
-
-
-@pytest.fixture
-async def backend(hosts: Hosts):  # type: ignore[no-untyped-def]
-    made = HostBackend(HostSpec())
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +106,11 @@ async def test_killed_client_leaves_the_host_alive_and_idle(
     assert hosts.pid == pid
 
 
-async def test_caller_that_cancels_has_its_work_dropped(hosts: Hosts, sounds: list[Audio]) -> None:
+async def test_caller_that_cancels_has_its_work_dropped(hosts: Hosts) -> None:
     backend = HostBackend(HostSpec(Limits(workers=1, batch=1)))
     backend.hold(TINY)
     await backend.prewarm(TINY)
-    long = Audio(np.concatenate([s.samples for s in sounds]))
+    long = joined_recordings()
     several = [
         asyncio.create_task(backend.transcribe(TINY, Utterance(long), OPTIONS)) for _ in range(12)
     ]
@@ -137,7 +130,7 @@ async def test_terminated_host_finishes_what_it_began_and_makes_way(
     backend.hold(TINY)
     await backend.prewarm(TINY)
     first = hosts.pid
-    long = Audio(np.concatenate([*(s.samples for s in sounds)] * 3))
+    long = joined_recordings(3)
     begun = asyncio.create_task(backend.transcribe(TINY, Utterance(long), OPTIONS))
     await until(lambda: hosts.ask()["requests"] == 1)
     os.kill(first, signal.SIGTERM)

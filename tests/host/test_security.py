@@ -19,7 +19,8 @@ from livekit.plugins.whisper.errors import AudioError, ConfigError, HostUnavaila
 from livekit.plugins.whisper.host import wire
 from livekit.plugins.whisper.host.client import HostBackend
 from livekit.plugins.whisper.host.listen import TcpListener, UnixListener
-from livekit.plugins.whisper.host.process import HostSpec, Place, ask, start_or_join
+from livekit.plugins.whisper.host.place import HostSpec, Place
+from livekit.plugins.whisper.host.process import ask, start_or_join
 from livekit.plugins.whisper.types import Audio, DecodeOptions, ModelKey, Utterance
 
 from tests.support.hosts import TOKEN, Hosts, ended, ready, tcp_host, until
@@ -36,8 +37,7 @@ async def test_socket_is_for_its_owner_only(hosts: Hosts) -> None:
 
 
 def test_directory_that_others_may_enter_is_refused(hosts: Hosts) -> None:
-    hosts.directory.mkdir()
-    hosts.directory.chmod(0o755)
+    hosts.open_to_others(0o755)
     with pytest.raises(HostUnavailable, match=r"others may enter it \(mode 755\).*chmod 700"):
         start_or_join(HostSpec())
     assert not list(hosts.directory.iterdir())
@@ -117,13 +117,12 @@ def test_listener_of_a_drained_host_leaves_its_successors_socket(hosts: Hosts) -
         assert place.socket.exists()
 
 
-async def test_full_disk_costs_the_log_and_nothing_else(hosts: Hosts) -> None:
+async def test_full_disk_costs_the_log_and_nothing_else(hosts: Hosts, sound: Audio) -> None:
     place = Place.of(HostSpec())
     place.check()
     place.log.symlink_to("/dev/full")
     backend = HostBackend(HostSpec())
-    audio = from_file(recordings()[4])
-    assert (await backend.transcribe(TINY, Utterance(audio), OPTIONS)).text
+    assert (await backend.transcribe(TINY, Utterance(sound), OPTIONS)).text
     await backend.aclose()
 
 
@@ -134,16 +133,15 @@ def test_tcp_beyond_this_machine_needs_a_token(address: str) -> None:
 
 
 async def test_tcp_wants_the_token_and_knows_only_its_models(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, sound: Audio, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    audio = from_file(recordings()[4])
     with tcp_host(tmp_path) as url:
         await ready(url)
         good = HostBackend(address=url, token=TOKEN)
-        transcript = await good.transcribe(TINY, Utterance(audio), OPTIONS)
+        transcript = await good.transcribe(TINY, Utterance(sound), OPTIONS)
         assert transcript.text == "He might even have been made amiable himself."
         with pytest.raises(wire.NotLeased, match="this host was not started with it"):
-            await good.transcribe(ModelKey("faster-whisper", "base"), Utterance(audio), OPTIONS)
+            await good.transcribe(ModelKey("faster-whisper", "base"), Utterance(sound), OPTIONS)
         await good.aclose()
         for token in (None, TOKEN[:-1], TOKEN + "x", "ä"):
             bad = HostBackend(address=url, token=token)

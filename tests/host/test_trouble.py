@@ -3,51 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
 import json
 import os
 import signal
 import socket
 import textwrap
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from livekit.plugins import whisper
 from livekit.plugins.whisper import models
-from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.errors import HostCrashed
 from livekit.plugins.whisper.host import connection, wire
 from livekit.plugins.whisper.host.client import HostBackend
 from livekit.plugins.whisper.types import Audio, DecodeOptions, Utterance
 
 from tests.support.hosts import TOKEN, Hosts, ready, tcp_host, until
-from tests.support.weights import TINY, recordings
+from tests.support.servers import serving
+from tests.support.weights import TINY, joined_recordings
 
 OPTIONS = DecodeOptions(language="en")
 SAID = "He might even have been made amiable himself."
 
 
 @pytest.fixture
-def sound() -> Audio:
-    return from_file(recordings()[4])
-
-
-@pytest.fixture
 def long() -> Audio:
     """Takes a second or more to decode."""
-    return Audio(np.concatenate([from_file(path).samples for path in recordings()] * 3))
-
-
-@pytest.fixture
-async def backend(hosts: Hosts) -> AsyncIterator[HostBackend]:
-    made = HostBackend()
-    yield made
-    await made.aclose()
+    return joined_recordings(3)
 
 
 async def test_host_that_hangs_is_given_up_for_the_fallback(
@@ -135,8 +120,7 @@ async def test_fallback_keeps_what_is_held_and_gives_it_back_to_the_host(
     from livekit.plugins.whisper.host import client
 
     monkeypatch.setattr(client, "ABSENT_SECONDS", 0.0)
-    hosts.directory.mkdir()
-    hosts.directory.chmod(0o777)
+    hosts.open_to_others()
     local = whisper.LocalBackend()
     backend = HostBackend(fallback=local)
     backend.hold(TINY)
@@ -151,48 +135,36 @@ async def test_fallback_keeps_what_is_held_and_gives_it_back_to_the_host(
 def test_load_fnc_answers_whatever_the_state_of_the_host(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hosts.directory.mkdir()
-    hosts.directory.chmod(0o755)
+    hosts.open_to_others(0o755)
     assert 0.0 <= whisper.load_fnc() <= 1.0
     hosts.directory.chmod(0o700)
     (hosts.directory / "x").mkdir()
     assert whisper.load_fnc() == 0.0
-    with _other_server() as url:
+    with serving(SomethingElse) as url:
         for address in (url, "http://127.0.0.1:9", f"unix:{hosts.directory}/x"):
             monkeypatch.setenv("STT_HOST", address)
             assert 0.0 <= whisper.load_fnc() <= 1.0
 
 
 async def test_something_else_at_the_address_is_told(hosts: Hosts, sound: Audio) -> None:
-    with _other_server() as url:
+    with serving(SomethingElse) as url:
         backend = HostBackend(address=url)
         with pytest.raises(whisper.HostUnavailable, match="no livekit-whisper host"):
             await backend.transcribe(TINY, Utterance(sound), OPTIONS)
         await backend.aclose()
 
 
-@contextmanager
-def _other_server() -> Iterator[str]:
+class SomethingElse(BaseHTTPRequestHandler):
     """Answers everything with a JSON list."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps([1, 2]).encode())
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps([1, 2]).encode())
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{made.server_address[1]}"
-        finally:
-            made.shutdown()
-            thread.join()
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 async def test_silent_and_endless_callers_are_hung_up_on(tmp_path: Path) -> None:

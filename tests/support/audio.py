@@ -12,7 +12,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from livekit import rtc
+from livekit.plugins.whisper.types import Audio
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
@@ -51,6 +53,18 @@ def tone(seconds: float, rate: int = RATE, hertz: float = 440.0, level: float = 
     """A sine wave; `level` is its peak."""
     time = np.arange(round(seconds * rate)) / rate
     return (level * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+A_TONE = tone(2.0, hertz=440.0, level=0.3)
+
+
+def assert_is_the_tone(heard: Audio, seconds: float = 2.0) -> None:
+    """440 Hz at a level of 0.3, whatever it came through."""
+    assert heard.samples.dtype == np.float32
+    assert heard.duration == pytest.approx(seconds, abs=0.05)  # AAC rounds up to whole packets
+    middle = heard.samples[4000 : 4000 + 16000]
+    assert int(np.abs(np.fft.rfft(middle)).argmax()) == 440
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.3, rel=0.05)
 
 
 def white_noise(seconds: float, rate: int = RATE, level: float = 0.1, seed: int = 0) -> Samples:

@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 from livekit.plugins.whisper.errors import HostUnavailable
 from livekit.plugins.whisper.host import process
-from livekit.plugins.whisper.host.process import Place
+from livekit.plugins.whisper.host.place import Place
 
-from scripts.room import end_hosts
+from scripts.hosts import end
 from tests.support.command import SCRIPT
 from tests.support.weights import TINY
 
@@ -47,13 +47,14 @@ class Hosts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        pids = [pid for place in self.places() if (pid := process.owner_pid(place))]
-        for pid in pids:
-            os.kill(pid, signal.SIGTERM)
-        for pid in pids:
-            ended(pid, 20)
-        end_hosts(str(self.runtime))  # what was only starting
+        killed = end(self.runtime, grace=20)
         shutil.rmtree(self.runtime, ignore_errors=True)
+        assert not killed, "does not end when it is told to"
+
+    def open_to_others(self, mode: int = 0o777) -> None:
+        """Makes the directory one that no host is started in."""
+        self.directory.mkdir()
+        self.directory.chmod(mode)
 
     def places(self) -> list[Place]:
         """Of every host that left a socket."""

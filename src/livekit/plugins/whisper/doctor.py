@@ -135,23 +135,22 @@ def _provider(config: STTConfig, providers: Sequence[str]) -> Finding:
 def _host(config: STTConfig) -> Finding:
     if config.backend == "process" or os.name != "posix":
         return Finding("ok", "host", "not used: models live in the process that uses them")
-    from .host.process import Place, ask, configured  # POSIX only
+    from .host.place import Target
+    from .host.process import ask_configured  # POSIX only
 
-    where, token = configured(config)
+    target = Target.of(config)
     bad: Literal["note", "bad"] = "bad" if config.backend == "host" else "note"
     try:
-        if isinstance(where, Place):
-            where.check()
-        facts = ask(where, token=token)
+        facts = ask_configured(target)
     except WhisperError as exc:
         return Finding(bad, "host", str(exc))
     if facts is None and config.host:
         return Finding(
-            bad, "host", f"{where} does not answer", "start it: livekit-whisper host run"
+            bad, "host", f"{target.where} does not answer", "start it: livekit-whisper host run"
         )
     if facts is None:
-        return Finding("ok", "host", f"{where}: will be started by whoever needs it first")
-    return Finding("ok", "host", f"{where}: pid {facts['pid']}, load {facts['load']:.2f}")
+        return Finding("ok", "host", f"{target.where}: will be started by whoever needs it first")
+    return Finding("ok", "host", f"{target.where}: pid {facts['pid']}, load {facts['load']:.2f}")
 
 
 def _server() -> Finding:

@@ -43,12 +43,10 @@ def load_fnc(server: object = None) -> float:
 
 
 def _host(config: STTConfig) -> float:
-    from .host.process import Place, ask, configured
+    from .host.place import Target
+    from .host.process import ask_configured
 
-    where, token = configured(config)
-    if isinstance(where, Place):
-        where.check()  # else there will never be one
-    answer = ask(where, timeout=ANSWER_SECONDS, token=token)
+    answer = ask_configured(Target.of(config), timeout=ANSWER_SECONDS)
     if answer is None:  # nobody has needed it yet, or it is about to start again
         return 0.0
     return min(1.0, max(0.0, float(answer["load"])))

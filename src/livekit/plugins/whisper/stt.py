@@ -273,14 +273,10 @@ def shared_backend(config: STTConfig) -> Backend:
     if config.backend == "process" or os.name != "posix":
         return process_backend(config.limits)
     from .host.client import machine_backend  # POSIX only
-    from .host.process import HostSpec
+    from .host.place import Target
 
-    return machine_backend(
-        HostSpec(config.limits, config.host_idle),
-        address=config.host,
-        token=config.host_token.get_secret_value() if config.host_token else None,
-        fallback=process_backend(config.limits) if config.backend == "auto" else None,
-    )
+    fallback = process_backend(config.limits) if config.backend == "auto" else None
+    return machine_backend(Target.of(config), fallback)
 
 
 def _is_elsewhere(config: STTConfig) -> bool:

@@ -182,8 +182,3 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         return os.cpu_count() or 1
-
-
-def default_threads() -> int:
-    """Of a model that has one worker."""
-    return plan(cores(), workers=1)[1]

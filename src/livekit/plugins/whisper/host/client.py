@@ -9,21 +9,19 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Coroutine
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import metrics
 from ..backend import LocalBackend
-from ..errors import AudioError, BackendClosed, HostCrashed, HostUnavailable
+from ..errors import AudioError, HostCrashed, HostUnavailable
 from ..log import logger
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
 from . import wire
 from .connection import Connection, HostGone, LeaseEnded, open_connection
-from .process import HostSpec, Place, parse_address
-
-T = TypeVar("T")
+from .loop import OwnLoop
+from .place import HostSpec, Place, Target
 
 CRASHES = 3
 """An utterance, or a model's load, during which so many hosts crash is likely their reason to."""
@@ -58,12 +56,10 @@ class HostBackend:
         self._spec, self._address, self._token = spec or HostSpec(), address, token
         self._fallback = fallback
         self._name = uuid.uuid4().hex[:12]
-        self._pid = os.getpid()
+        self._loop = OwnLoop("whisper-host-client")
         self._lock = threading.RLock()  # the garbage collector may release in any thread
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
         self._refs: Counter[ModelKey] = Counter()
-        self._calls: set[Future[Any]] = set()
+        self._closed = False
         # The rest belongs to the loop.
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
@@ -85,14 +81,11 @@ class HostBackend:
             if self._refs[key] > 0:
                 return
             del self._refs[key]
-            loop = self._loop
-        if loop and self._pid == os.getpid():
-            with suppress(RuntimeError):  # closed meanwhile
-                loop.call_soon_threadsafe(self._let_go, key)
+        self._loop.soon(self._let_go, key)
 
     async def prewarm(self, key: ModelKey) -> bool:
         """See `Backend.prewarm`."""
-        return await self._on_loop(self._prewarm(key))
+        return await self._loop.run(self._prewarm(key))
 
     async def transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
@@ -104,53 +97,14 @@ class HostBackend:
             HostUnavailable: there is no host and no fallback.
             WhisperError: see `Backend.transcribe`.
         """
-        return await self._on_loop(self._transcribe(key, utterance, options))
+        return await self._loop.run(self._transcribe(key, utterance, options))
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
-        with self._lock:
-            self._closed = True
-            loop, calls = self._loop, list(self._calls)
-        if loop is None:
-            return
-        await asyncio.gather(*map(asyncio.wrap_future, calls), return_exceptions=True)
-        with self._lock:
-            if self._loop is None:
-                return
-            self._loop = None
-        ended = asyncio.run_coroutine_threadsafe(self._disconnect(), loop)
-        await asyncio.wrap_future(ended)
-        loop.call_soon_threadsafe(loop.stop)
-        await asyncio.to_thread(self._thread.join)
+        self._closed = True
+        await self._loop.aclose(self._disconnect)
         if self._fallback:
             await self._fallback.aclose()
-
-    async def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs it on the loop of this backend, which is started when it is first needed.
-
-        The connection belongs to one loop, whereas sessions, tests and `prewarm` have their own.
-        """
-        try:
-            with self._lock:
-                if self._closed:
-                    raise BackendClosed("the backend is closed; make a new one")
-                if self._pid != os.getpid():
-                    raise BackendClosed(
-                        "a connection does not survive a fork; make the STT in the new process"
-                    )
-                if self._loop is None:
-                    self._loop = asyncio.new_event_loop()
-                    self._thread = threading.Thread(
-                        target=_run, args=(self._loop,), name="whisper-host-client", daemon=True
-                    )
-                    self._thread.start()
-                call = asyncio.run_coroutine_threadsafe(work, self._loop)
-                self._calls.add(call)
-        except BaseException:
-            work.close()
-            raise
-        call.add_done_callback(self._calls.discard)
-        return await asyncio.wrap_future(call)
 
     async def _prewarm(self, key: ModelKey) -> bool:
         self.hold(key)  # nobody else's release ends the lease meanwhile
@@ -321,17 +275,6 @@ class HostBackend:
         task.add_done_callback(self._tasks.discard)
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        for task in (tasks := asyncio.all_tasks(loop)):
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-    finally:
-        loop.close()
-
-
 def _seen(task: asyncio.Task[Any]) -> None:
     """Whoever waited for it is told; nobody need wait."""
     if not task.cancelled():
@@ -342,26 +285,18 @@ _machine_lock = threading.Lock()
 _machine: dict[object, HostBackend] = {}
 
 
-def machine_backend(
-    spec: HostSpec, *, address: str | None, token: str | None, fallback: LocalBackend | None
-) -> HostBackend:
+def machine_backend(target: Target, fallback: LocalBackend | None) -> HostBackend:
     """The one backend of this process for a host.
 
     Args:
-        spec, token, fallback: see `HostBackend`.
-        address: see `process.address`.
-
-    Raises:
-        ConfigError: the address is none.
+        target: which host.
+        fallback: see `HostBackend`.
     """
     with _machine_lock:
-        key = (spec, address, token, id(fallback))
+        key = target, id(fallback)
         if key not in _machine:
             _machine[key] = HostBackend(
-                spec,
-                address=parse_address(address) if address else None,
-                token=token,
-                fallback=fallback,
+                target.spec, address=target.address, token=target.token, fallback=fallback
             )
         return _machine[key]
 

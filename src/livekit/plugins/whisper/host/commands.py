@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import time
@@ -16,9 +15,9 @@ from rich.console import Console
 
 from ..config import STTConfig
 from ..errors import ConfigError, HostUnavailable
-from ..log import logger
 from . import wire
-from .process import HostSpec, Place, ask, directory, owner_pid, places, start_or_join
+from .place import Place, Target, directory, places
+from .process import ask, owner_pid, start_or_join
 
 app = typer.Typer(help="One model for all processes of this machine.", no_args_is_help=True)
 _out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -31,8 +30,7 @@ LogOption = Annotated[int, typer.Option("--lines", "-n", min=1, help="How many o
 @app.command()
 def start() -> None:
     """Start the host that the configuration (STT_*) asks for, unless it runs."""
-    config = STTConfig()
-    place = start_or_join(_spec(config))
+    place = start_or_join(Target.of(STTConfig()).spec)
     _out.print(_line(place, ask(place)))
 
 
@@ -108,29 +106,18 @@ def run(
 ) -> None:
     """Serve in the foreground, for systemd and containers, until it is told to end."""
     from .listen import TcpListener, UnixListener  # a server is imported by whoever serves
-    from .serve import serve
+    from .serve import log_to_stderr, serve
 
     config = STTConfig()
     if socket and tcp:
         raise ConfigError("--socket and --tcp: choose one of them")
-    token = config.host_token.get_secret_value() if tcp and config.host_token else None
-    spec = _spec(config)
-    listener = (
-        TcpListener(tcp, token)
-        if tcp
-        else UnixListener(Place(socket.absolute()) if socket else Place.of(spec), create=True)
-    )
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True
-    )
-    logger.setLevel(logging.INFO)
-    logger.disabled = False
+    target = Target.of(config)
+    token = target.token if tcp else None
+    place = Place(socket.absolute()) if socket else Place.of(target.spec)
+    listener = TcpListener(tcp, token) if tcp else UnixListener(place, create=True)
+    log_to_stderr()
     keys = [config.model_copy(update={"model": name}).model_key for name in model or [config.model]]
-    asyncio.run(serve(spec, listener, models=keys, token=token, forever=True))
-
-
-def _spec(config: STTConfig) -> HostSpec:
-    return HostSpec(config.limits, config.host_idle)
+    asyncio.run(serve(target.spec, listener, models=keys, token=token, forever=True))
 
 
 def _line(place: Place, facts: Any) -> str:

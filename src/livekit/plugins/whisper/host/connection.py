@@ -16,7 +16,8 @@ import aiohttp
 from ..errors import BackendClosed, HostUnavailable
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
 from . import wire
-from .process import ANSWER_SECONDS, HostSpec, Place, start_or_join
+from .place import HostSpec, Place
+from .process import ANSWER_SECONDS, start_or_join
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from .. import metrics
-from ..errors import AudioError, Overloaded, WhisperError
+from ..errors import Overloaded, WhisperError
 from ..log import logger
 from ..types import ModelKey
 from . import wire
@@ -34,18 +34,12 @@ async def received(request: Request, state: HostState) -> AsyncIterator[bytearra
     """The body of a request, which counts as pending until the end of the block.
 
     Raises:
-        AudioError: it is too long.
+        AudioError: it is too long, see `guard`.
         Overloaded: there is no room for it now.
     """
     body = bytearray()
-
     try:
         async for chunk in request.stream():
-            if len(body) + len(chunk) > wire.MAX_BODY:
-                raise AudioError(
-                    f"body: more than {wire.MAX_BODY} bytes ({wire.MAX_SECONDS:.0f} s of audio); "
-                    "send it in parts"
-                )
             if state.pending + len(chunk) > MAX_PENDING:
                 raise Overloaded(f"more than {MAX_PENDING >> 20} MiB of audio are waiting")
             body.extend(chunk)
@@ -98,8 +92,7 @@ class Lease(Response):
             try:
                 there = await self._beating(self._state.backend.prewarm(self._key), receive, send)
             except WhisperError as exc:
-                metrics.ERRORS.labels(exc.code).inc()
-                return await self._say(send, wire.encode_error(exc), more=False)
+                return await self._say(send, counted(exc), more=False)
             await self._say(send, {"loaded": True, "there": there})
             await self._beating(self._state.draining.wait(), receive, send)
             await self._say(send, {"draining": True}, more=False)
@@ -124,13 +117,18 @@ class Lease(Response):
         await send({"type": "http.response.body", "body": line, "more_body": more})
 
 
+def counted(exc: WhisperError) -> dict[str, Any]:
+    """An error as JSON; the metrics count it."""
+    metrics.ERRORS.labels(exc.code).inc()
+    return wire.encode_error(exc)
+
+
 def error_response(exc: WhisperError) -> JSONResponse:
     """An error as an answer."""
-    metrics.ERRORS.labels(exc.code).inc()
     status = wire.STATUS.get(exc.code, 500)
     if status >= 500:
         logger.error("%s: %s", exc.code, exc)
     headers = (
         {"Retry-After": str(max(1, round(exc.retry_after)))} if isinstance(exc, Overloaded) else {}
     )
-    return JSONResponse(wire.encode_error(exc), status, headers)
+    return JSONResponse(counted(exc), status, headers)

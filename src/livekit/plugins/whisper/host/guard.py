@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import metrics
 from ..errors import AudioError, ConfigError, Overloaded, WhisperError
+from ..types import SAMPLE_RATE
 from . import wire
 from .exchange import error_response
 
@@ -90,7 +91,10 @@ class _Exchange:
         self._read += len(message.get("body", b""))
         self._unread = message["type"] == "http.request" and message.get("more_body", False)
         if self._read > self._room:
-            raise AudioError(f"body: more than {self._room} bytes; send it in parts")
+            seconds = self._room / wire.SAMPLE_BYTES / SAMPLE_RATE
+            raise AudioError(
+                f"body: more than {self._room} bytes ({seconds:.0f} s of audio); send it in parts"
+            )
         return message
 
     async def send(self, message: Message) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError, HostUnavailable
-from .process import Place
+from .place import Place
 
 BACKLOG = 512
 

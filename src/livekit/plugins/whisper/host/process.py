@@ -1,164 +1,32 @@
-"""Which host this process belongs to; starting it, joining it, asking it. Imports no server.
-
-Everything of a host lies in one directory of the user's own, named by its fingerprint: its socket,
-its log, and two locks. A starter holds `.start` while it starts a host; the host itself holds
-`.lock` as long as it lives, so that only its holder may remove the socket of a host that is dead.
-The system drops both when their holder dies, however it dies.
-"""
+"""Starting a host, joining it, asking it. Imports no server."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import http.client
-import importlib.metadata
 import json
 import os
-import re
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..build import BUILD
-from ..config import STTConfig
-from ..errors import ConfigError, HostUnavailable
+from ..errors import HostUnavailable
 from ..log import logger
-from ..types import Limits
-from ..version import __version__
 from . import wire
+from .place import HostSpec, Place, Target, absolute_paths
 
 START_SECONDS = 60.0
 """For a host to answer after its start: two seconds on a quiet machine, more on a busy one."""
 ANSWER_SECONDS = 5.0
 """For a host that accepts connections to answer what it knows by heart."""
-IDLE_SECONDS = 300.0
-"""How long a host stays that nobody uses."""
 MAX_LOG = 2**20
 """Bytes of a log that is put aside (as `.log.1`) when a host starts."""
-MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
-"""The system's limit on the path of a Unix socket, in bytes."""
-
-_ENVIRONMENT = (
-    "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "HOME",
-)  # fmt: skip
-_PATHS = ("HF_HOME", "HF_HUB_CACHE", "PYTHONPATH", "XDG_CACHE_HOME")
-"""What decides which weights a name means, and where they run."""
-_PACKAGES = ("ctranslate2", "faster-whisper", "openai-whisper", "torch")
-
-
-@dataclass(frozen=True)
-class HostSpec:
-    """What a host is started with. Processes with an equal one, of the same install, share it."""
-
-    limits: Limits = field(default_factory=Limits)
-    """What its models may use."""
-    idle: float = IDLE_SECONDS
-    """Seconds without users after which it ends; 0: never."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits; another for another version, install or configuration."""
-        facts = [
-            wire.PROTOCOL, __version__, sys.prefix, list(sys.version_info), asdict(self),
-            [(name, os.environ.get(name)) for name in _ENVIRONMENT], _paths(), _versions(), BUILD,
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-
-    def to_json(self) -> str:
-        """For the command line of a host."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> HostSpec:
-        """What `to_json` wrote."""
-        raw = json.loads(text)
-        return cls(**{**raw, "limits": Limits(**raw["limits"])})
-
-
-@dataclass(frozen=True)
-class Place:
-    """The files of one host."""
-
-    socket: Path
-
-    def __str__(self) -> str:
-        return f"unix:{self.socket}"
-
-    @classmethod
-    def of(cls, spec: HostSpec) -> Place:
-        """Where the host of a specification is, whether it runs or not."""
-        return cls(directory() / f"host-{spec.fingerprint}.sock")
-
-    @property
-    def log(self) -> Path:
-        return self.socket.with_suffix(".log")
-
-    @property
-    def lock(self) -> Path:
-        return self.socket.with_suffix(".lock")
-
-    @property
-    def starting(self) -> Path:
-        return self.socket.with_suffix(".start")
-
-    def check(self, *, create: bool = True) -> None:
-        """Makes the directory if wanted, and refuses one that others can reach.
-
-        Raises:
-            HostUnavailable: it is not ours alone; the message says the way out.
-        """
-        folder = self.socket.parent
-        if len(os.fsencode(self.socket)) > MAX_SOCKET_PATH:
-            raise HostUnavailable(
-                f"{self.socket}: longer than the {MAX_SOCKET_PATH} bytes that the path of a socket "
-                "may have; set XDG_RUNTIME_DIR to a shorter one"
-            )
-        try:
-            if create:
-                folder.mkdir(0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
-        except OSError as exc:
-            raise HostUnavailable(
-                f"{folder}: cannot be used ({exc.strerror}); set XDG_RUNTIME_DIR to a directory "
-                "of your own"
-            ) from exc
-        if not stat.S_ISDIR(found.st_mode):
-            raise HostUnavailable(f"{folder}: is no directory; remove it")
-        if found.st_uid != os.getuid():
-            raise HostUnavailable(
-                f"{folder}: belongs to user {found.st_uid}, not to you ({os.getuid()}); "
-                "set XDG_RUNTIME_DIR to a directory of your own"
-            )
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise HostUnavailable(
-                f"{folder}: others may enter it (mode {stat.S_IMODE(found.st_mode):o}); "
-                f"run: chmod 700 {folder}"
-            )
-
-
-def directory() -> Path:
-    """Where this user's hosts are; checked by `Place.check`."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime) and os.access(runtime, os.W_OK):
-        return Path(runtime) / "livekit-whisper"
-    return Path(tempfile.gettempdir()) / f"livekit-whisper-{os.getuid()}"
-
-
-def places() -> list[Place]:
-    """Of every host of this user that left a socket or a log, running or not."""
-    patterns = ("host-*.sock", "host-*.log")
-    found = {path.with_suffix(".sock") for p in patterns for path in directory().glob(p)}
-    return [Place(path) for path in sorted(found)]
 
 
 def ask(
@@ -205,6 +73,17 @@ def ask(
     return found
 
 
+def ask_configured(target: Target, *, timeout: float = ANSWER_SECONDS) -> Any:
+    """What the host of a configuration says of itself; None where it does not run. See `ask`.
+
+    Raises:
+        HostUnavailable: also where there will never be one.
+    """
+    if isinstance(target.where, Place):
+        target.where.check()
+    return ask(target.where, timeout=timeout, token=target.token)
+
+
 class _UnixHTTP(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -243,14 +122,14 @@ def owner_pid(place: Place) -> int | None:
     return int(answer["pid"]) if answer else None
 
 
-def start_or_join(spec: HostSpec, place: Place | None = None) -> Place:
+def start_or_join(spec: HostSpec) -> Place:
     """Sees to it that a host lives: one for all who ask at the same time. Blocking.
 
     Raises:
         HostUnavailable: it does not start, or its directory is not ours alone.
     """
     try:
-        place = place or Place.of(spec)
+        place = Place.of(spec)
         place.check()
         if ask(place) is not None:
             return place
@@ -274,7 +153,7 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
             stdout=log,
             stderr=log,
             cwd=place.socket.parent,
-            env={**os.environ, **_paths()},
+            env={**os.environ, **absolute_paths()},
             start_new_session=True,
         )
     # It outlives us; while we live, somebody has to take note of its end.
@@ -323,43 +202,3 @@ def _open_log(path: Path) -> Any:
     except OSError as exc:  # a host without a log is better than none
         logger.warning("%s: cannot be written (%s): the host has no log", path, exc.strerror)
         return open(os.devnull, "ab")
-
-
-@lru_cache
-def _versions() -> tuple[str | None, ...]:
-    def version(name: str) -> str | None:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    return tuple(version(name) for name in _PACKAGES)
-
-
-def _paths() -> dict[str, str]:
-    """Variables that hold paths, made absolute: a host has a working directory of its own."""
-    found = {name: os.environ[name] for name in _PATHS if os.environ.get(name)}
-    return {
-        name: os.pathsep.join(map(os.path.abspath, value.split(os.pathsep)))
-        for name, value in found.items()
-    }
-
-
-def configured(config: STTConfig) -> tuple[Place | str, str | None]:
-    """Where the host of a configuration is, whether it runs or not, and the token that it wants."""
-    spec = HostSpec(config.limits, config.host_idle)
-    where = parse_address(config.host) if config.host else Place.of(spec)
-    return where, config.host_token.get_secret_value() if config.host_token else None
-
-
-def parse_address(text: str) -> Place | str:
-    """An address in the configuration: `unix:/path` or `http(s)://host:port`.
-
-    Raises:
-        ConfigError: neither of them.
-    """
-    if text.startswith("unix:/"):
-        return Place(Path(text.removeprefix("unix:")))
-    if re.fullmatch(r"https?://[^/?#]+/?", text):
-        return text.rstrip("/")
-    raise ConfigError(f"host (STT_HOST): {text!r}: allowed: unix:/path/of/socket, http://name:port")

@@ -22,7 +22,7 @@ from ..types import ModelKey
 from .app import create_app
 from .guard import MAX_CONNECTIONS, MAX_HEADERS
 from .listen import TcpListener, UnixListener
-from .process import HostSpec, Place
+from .place import HostSpec, Place
 from .state import HostState
 
 DRAIN_SECONDS = 30.0
@@ -36,8 +36,7 @@ KEEP_ALIVE_SECONDS = 60
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is told to end, or nobody has used it for a while."""
     path, spec = argv or sys.argv[1:]
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logger.setLevel(logging.INFO)
+    log_to_stderr()
     faulthandler.enable()
     place, wanted = Place(Path(path)), HostSpec.from_json(spec)
     try:
@@ -47,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     asyncio.run(serve(wanted, listener))
     return 0
+
+
+def log_to_stderr() -> None:
+    """Ours from INFO on, whatever a command has set before; others' warnings."""
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True
+    )
+    logger.setLevel(logging.INFO)
+    logger.disabled = False
 
 
 async def serve(
