@@ -26,9 +26,9 @@ ABOUT = """\
 Utterances transcribed per second, all processes together, from the first request to the last
 answer: {count} utterances of 1.3 to 10.7 s, 5.1 s on average, cut from and put together of the
 recordings, in random order, several times over. Each process asks for the next when it has an
-answer, or with *4 at once*, keeps four under way; through the plugin, all use the machine's host.
-The peer is `faster_whisper.WhisperModel.transcribe(beam_size=1)`, int8, a model in each process,
-which share the cores; it decodes one by one."""
+answer, or keeps as many under way *at once* as its row says; through the plugin, all use the
+machine's host. The peer is `faster_whisper.WhisperModel.transcribe(beam_size=1)`, int8, a model in
+each process, which share the cores; it decodes one by one."""
 ABOUT_LATENCY = "Milliseconds from request to answer meanwhile, waiting for others included."
 ABOUT_CPU = """\
 Seconds of all cores used for each second of audio, by the processes and the host together."""
@@ -49,7 +49,10 @@ class Way:
         return f"{one}, {f'{self.together} at once' if self.together > 1 else 'one by one'}"
 
 
-WAYS = (Way(OURS, 1, 1), Way(PLAIN, 1, 1), Way(OURS, 2, 1), Way(PLAIN, 2, 1), Way(OURS, 4, 4))
+WAYS = (
+    Way(OURS, 1, 1), Way(PLAIN, 1, 1), Way(OURS, 2, 1), Way(PLAIN, 2, 1),
+    Way(OURS, 4, 4), Way(OURS, 4, 8),
+)  # fmt: skip
 
 
 @dataclass

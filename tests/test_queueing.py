@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from livekit.plugins.whisper.queueing import REMEMBERED_STREAMS, Entry, Line, Meter
+from livekit.plugins.whisper.queueing import LOOKAHEAD, REMEMBERED_STREAMS, Entry, Line, Meter
 
 FINAL, PREFLIGHT, INTERIM = 0, 1, 2
 
@@ -18,11 +18,12 @@ def entry(
     *,
     group: str = "",
     since: float = 0.0,
+    size: float = 0.0,
     replaces: bool | None = None,
 ) -> Entry[str, str]:
     if replaces is None:
         replaces = urgency == INTERIM
-    return Entry(item, group, urgency, stream, replaces, arrived=since, since=since)
+    return Entry(item, group, urgency, stream, replaces, arrived=since, since=since, size=size)
 
 
 def line(*entries: Entry[str, str], limit: int = 1000) -> Line[str, str]:
@@ -103,6 +104,26 @@ def test_batch_is_of_one_group_and_the_most_urgent_decides_which() -> None:
     )  # fmt: skip
     assert [taken.item for taken in made.take(made.group(), 4)] == ["c", "a"]
     assert [taken.item for taken in made.take(made.group(), 4)] == ["d", "b"]
+
+
+def test_batch_takes_those_most_like_the_one_whose_turn_it_is() -> None:
+    made = line(*(entry(str(n), size=n) for n in (5, 1, 2, 9, 8, 4)))
+    assert served(made, 3) == ["5", "4", "2", "1", "8", "9"]
+
+
+def test_similar_size_is_less_than_urgency() -> None:
+    made = line(entry("a", size=1), entry("i", INTERIM, size=1), entry("b", size=9))
+    assert served(made, 2) == ["a", "b", "i"]
+
+
+def test_nobody_is_passed_over_for_long() -> None:
+    """A long one waits behind short ones, and ever more short ones come."""
+    size = 4
+    short = [entry(f"short {n}", size=1) for n in range(100)]
+    before = LOOKAHEAD * size - 1
+    made = line(*short[:before], entry("long", size=60), *short[before:])
+    order = served(made, size)
+    assert size < order.index("long") + 1 <= LOOKAHEAD * size
 
 
 def test_newer_interim_replaces_the_one_that_waits_and_keeps_its_place() -> None:

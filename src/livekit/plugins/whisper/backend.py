@@ -214,6 +214,7 @@ class _Model:
                 group=(options, utterance.urgency),
                 urgency=utterance.urgency,
                 stream=utterance.stream,
+                size=utterance.audio.duration,
                 replaces=utterance.urgency is Urgency.INTERIM,
             )
         except RuntimeError as exc:  # no more threads

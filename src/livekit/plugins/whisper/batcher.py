@@ -77,6 +77,7 @@ class Batcher(Generic[I, R]):
         group: Hashable,
         urgency: int = 0,
         stream: str = "",
+        size: float = 0.0,
         replaces: bool = False,
     ) -> Future[R]:
         """Puts an item into the line. Cancelling its future takes it out, unless it is being run.
@@ -86,6 +87,7 @@ class Batcher(Generic[I, R]):
             group: only items of equal groups share a batch.
             urgency: a lower one goes first.
             stream: within an urgency, streams take turns; empty: a stream of its own.
+            size: how long it takes, in any unit; a batch has similar ones.
             replaces: takes the place of an item that waits with the same stream and urgency and
                 was itself submitted so; that one's future gets `Superseded`.
 
@@ -99,7 +101,9 @@ class Batcher(Generic[I, R]):
             RuntimeError: the system gives no thread.
         """
         now = self._clock()
-        entry = Entry[I, R](item, group, urgency, stream, replaces, arrived=now, since=now)
+        entry = Entry[I, R](
+            item, group, urgency, stream, replaces, size=size, arrived=now, since=now
+        )
         reason: EngineError | None = None
         with self._changed:
             if self._closed:

@@ -5,7 +5,8 @@ Neither has a lock, a clock or a thread. Who is next in the line:
 - A lower urgency goes first; within one, the stream whose last turn is longest ago; within a
   stream, in order of arrival. A stream that had no turn yet counts from its arrival, so that
   neither a stream that queues a hundred items nor a flood of new streams keeps others waiting.
-- The item whose turn it is decides the group of a batch; the next ones of its group fill it up.
+- The item whose turn it is decides the group of a batch; of the next ones of its group, those of
+  the most similar size fill it up. Nobody is passed over for more than `LOOKAHEAD` - 1 batches.
 - Past the limit the least urgent item goes, if the new one is more urgent, else the new one.
 """
 
@@ -22,6 +23,8 @@ from typing import Generic, TypeVar
 I = TypeVar("I")  # noqa: E741 (item)
 R = TypeVar("R")
 
+LOOKAHEAD = 4
+"""Of how many batches' worth of items, in their turn, the similar ones are chosen."""
 REMEMBERED_STREAMS = 1024
 """Streams whose last turn is remembered; one that is forgotten counts as a new one."""
 BUSY_SECONDS = 5.0
@@ -44,6 +47,10 @@ class Entry(Generic[I, R]):
     """When its place in the line was taken: by itself, or by one that it replaced."""
     place: tuple[float, int] = (0.0, 0)
     """The number of turns given before it came, and its number in order of arrival."""
+    size: float = 0.0
+    """How long it takes, in any unit."""
+    passed: int = 0
+    """How many batches took others before it, for their size."""
     future: Future[R] = field(default_factory=Future)
 
 
@@ -85,14 +92,20 @@ class Line(Generic[I, R]):
         return [entry for entry in self.waiting if entry.group == head.group]
 
     def take(self, group: list[Entry[I, R]], size: int) -> list[Entry[I, R]]:
-        """Takes up to `size` entries of a `group` out, each in its turn."""
-        group = list(group)
-        batch: list[Entry[I, R]] = []
-        while group and len(batch) < size:
-            entry = min(group, key=self._order)
-            group.remove(entry)
+        """Takes up to `size` entries of a `group` out: the one whose turn it is, and its like."""
+        ahead = self._in_turn(group, LOOKAHEAD * size)
+        if not ahead:
+            return []
+        head = ahead[0]
+
+        def unlike(entry: Entry[I, R]) -> tuple[int, int, float]:
+            return entry.urgency, -entry.passed, abs(entry.size - head.size)
+
+        batch = [head, *sorted(ahead[1:], key=unlike)][:size]
+        for entry in ahead:
+            entry.passed += 1
+        for entry in batch:
             self.waiting.remove(entry)
-            batch.append(entry)
             self._turns += 1
             if entry.stream:
                 self._last_turn[entry.stream] = self._turns
@@ -100,6 +113,23 @@ class Line(Generic[I, R]):
                 if len(self._last_turn) > REMEMBERED_STREAMS:
                     self._last_turn.popitem(last=False)
         return batch
+
+    def _in_turn(self, group: list[Entry[I, R]], count: int) -> list[Entry[I, R]]:
+        """The next `count` of a group, as streams take turns."""
+        left, found = list(group), list[Entry[I, R]]()
+        given = dict[str, int]()
+
+        def order(entry: Entry[I, R]) -> tuple[int, float, int]:
+            urgency, turn, arrival = self._order(entry)
+            return urgency, given.get(entry.stream, turn), arrival
+
+        while left and len(found) < count:
+            entry = min(left, key=order)
+            left.remove(entry)
+            found.append(entry)
+            if entry.stream:
+                given[entry.stream] = self._turns + len(found)
+        return found
 
     def purge(self) -> int:
         """Takes out the entries whose future was cancelled; says how many."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ctranslate2
@@ -25,6 +27,8 @@ MAX_INITIAL_TIMESTAMP = 50
 """Speech starts within the first second of a window (in steps of 20 ms; Whisper's own limit)."""
 PREPEND, APPEND = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 """Punctuation that belongs to the word after it, and before it."""
+AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+"""What CTranslate2 needs of a processor for its AVX-512 code."""
 BYTES = {"int8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "float32": 4}
 GPU_BATCH, SMALL_BATCH, LARGE_BATCH = 16, 8, 4
 SMALL = 100e6
@@ -212,6 +216,9 @@ class _Encoded:
 
 def load(files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> FasterWhisperEngine:
     """See `Loader`."""
+    if _has_fast_avx512():
+        # CTranslate2 never chooses it by itself; read when its first model is loaded.
+        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
     device, index = _device(key.device)
     # A GPU is shared by time: a second worker takes memory and adds nothing.
     workers, threads = plan(cores(), workers or int(device == "cuda"), threads)
@@ -242,6 +249,18 @@ def load(files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> Fas
     engine = FasterWhisperEngine(model, files.parameters, workers)
     engine.smoke()
     return engine
+
+
+def _has_fast_avx512() -> bool:
+    """Whether this is an AMD processor with AVX-512: they run it at full clock.
+
+    Measured with tiny.en int8: 6 % more utterances a second. Many of Intel's lower their clock.
+    """
+    try:
+        facts = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return False
+    return "AuthenticAMD" in facts and set(facts.split()) >= AVX512
 
 
 def _device(wanted: str) -> tuple[str, int]:
