@@ -57,6 +57,7 @@ class Question(Key):
     beam_size: int = Field(default=1, ge=1, le=32)
     word_timestamps: bool = False
     window: Window = "adaptive"
+    samples: Literal["f32le", "s16le"] = "f32le"
     start: float = Field(default=0.0, ge=-1e9, le=1e9, allow_inf_nan=False)
     stream: str = Field(default="", max_length=128)
     urgency: Literal["final", "preflight", "interim"] = "final"
@@ -164,7 +165,7 @@ def _add_work(app: FastAPI, state: HostState) -> None:
 
     @app.post(wire.TRANSCRIBE, responses=refusals, openapi_extra=_BODY)
     async def transcribe(request: Request, question: Annotated[Question, Query()]) -> Response:
-        """Decodes one utterance: raw float32 samples, little-endian, mono, 16 kHz."""
+        """Decodes one utterance: raw samples, mono, 16 kHz."""
         if state.draining.is_set():
             raise wire.Draining("this host is about to end")
         key, options = question.to_key(), question.to_options(request)
@@ -173,7 +174,7 @@ def _add_work(app: FastAPI, state: HostState) -> None:
         with state.requesting():
             async with received(request, state) as body:
                 urgency = Urgency[question.urgency.upper()]
-                sound = wire.decode_audio(body)
+                sound = wire.decode_audio(body, question.samples)
                 utterance = Utterance(sound, question.start, question.stream, urgency)
                 work = state.backend.transcribe(key, utterance, options)
                 transcript = await unless_gone(work, request.receive)

@@ -109,7 +109,8 @@ class Connection:
             raise HostGone(crashed=False)
         query, headers = wire.request(key, utterance, options)
         headers["Content-Type"] = "application/octet-stream"
-        body = io.BytesIO(wire.encode_audio(utterance.audio))
+        sound, query["samples"] = wire.encode_audio(utterance.audio)
+        body = io.BytesIO(sound)
         self._requests += 1
         try:
             async with self._session.post(

@@ -36,7 +36,10 @@ TOKEN = "Authorization"
 
 MAX_SECONDS = 900.0
 """The longest audio of one request."""
+SAMPLES = {"f32le": "<f4", "s16le": "<i2"}
+"""How samples may come: as FFmpeg names it, and as NumPy does."""
 SAMPLE_BYTES = 4
+"""Of the larger one."""
 MAX_BODY = int(MAX_SECONDS * SAMPLE_RATE) * SAMPLE_BYTES
 
 BEAT_SECONDS = 2.0
@@ -64,23 +67,32 @@ class Draining(WhisperError):
     retryable = True
 
 
-def encode_audio(audio: Audio) -> memoryview:
-    """Float samples, little-endian, 16 kHz, mono."""
-    return np.ascontiguousarray(audio.samples, "<f4").data.cast("B")
+def encode_audio(audio: Audio) -> tuple[memoryview, str]:
+    """Samples at 16 kHz, mono, and their format: 16 bits where that is all they have."""
+    with np.errstate(invalid="ignore", over="ignore"):  # what is no number equals no integer
+        whole = audio.samples * np.float32(32768)
+        short = whole.astype("<i2")
+    if np.array_equal(short, whole):
+        return short.data.cast("B"), "s16le"
+    return np.ascontiguousarray(audio.samples, "<f4").data.cast("B"), "f32le"
 
 
-def decode_audio(data: bytes | bytearray) -> Audio:
+def decode_audio(data: bytes | bytearray, samples: str) -> Audio:
     """What `encode_audio` made.
 
     Raises:
-        AudioError: not a whole number of samples.
+        AudioError: not a whole number of samples, or too many.
     """
-    if len(data) % SAMPLE_BYTES:
+    kind = np.dtype(SAMPLES[samples])
+    if len(data) % kind.itemsize:
         raise AudioError(
-            f"body: {len(data)} bytes are no 32-bit samples; send raw little-endian float32, "
+            f"body: {len(data)} bytes are no {8 * kind.itemsize}-bit samples; send raw {samples}, "
             "mono, 16 kHz"
         )
-    return Audio(np.frombuffer(data, "<f4").astype(np.float32, copy=False))
+    if len(data) // kind.itemsize > MAX_SECONDS * SAMPLE_RATE:
+        raise AudioError(f"body: more than {MAX_SECONDS:.0f} s of audio; send it in parts")
+    found = np.frombuffer(data, kind).astype(np.float32, copy=False)
+    return Audio(found / np.float32(32768) if kind.kind == "i" else found)
 
 
 def request(key: ModelKey, utterance: Utterance, options: DecodeOptions) -> tuple[Query, Query]:

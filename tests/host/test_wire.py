@@ -1,0 +1,45 @@
+"""What goes over the wire comes back the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from livekit.plugins.whisper.errors import AudioError
+from livekit.plugins.whisper.host.wire import MAX_SECONDS, decode_audio, encode_audio
+from livekit.plugins.whisper.types import SAMPLE_RATE, Audio
+
+
+@given(arrays(np.int16, st.integers(0, 500)))
+def test_sound_of_16_bits_goes_as_16_bits(
+    samples: np.ndarray[tuple[int], np.dtype[np.int16]],
+) -> None:
+    sound = (samples / np.float32(32768)).astype(np.float32)
+    data, kind = encode_audio(Audio(sound))
+    assert (len(data), kind) == (2 * len(samples), "s16le")
+    assert np.array_equal(decode_audio(bytes(data), kind).samples, sound)
+
+
+@given(arrays(np.float32, st.integers(0, 500), elements=st.floats(width=32)))
+def test_sound_of_any_numbers_comes_back_the_same(
+    sound: np.ndarray[tuple[int], np.dtype[np.float32]],
+) -> None:
+    """Also what is out of range, or no number: the engine says so, in whatever process."""
+    data, kind = encode_audio(Audio(sound))
+    back = decode_audio(bytes(data), kind).samples
+    assert back.dtype == np.float32
+    assert np.array_equal(back, sound, equal_nan=True)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("f32le", 32), ("s16le", 16)])
+def test_half_a_sample_is_refused(kind: str, bits: int) -> None:
+    with pytest.raises(AudioError, match=f"5 bytes are no {bits}-bit samples; send raw {kind}"):
+        decode_audio(bytes(5), kind)
+
+
+def test_too_much_sound_is_refused_in_either_format() -> None:
+    count = int(MAX_SECONDS * SAMPLE_RATE) + 1
+    with pytest.raises(AudioError, match="send it in parts"):
+        decode_audio(bytes(2 * count), "s16le")
