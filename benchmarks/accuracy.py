@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 
 import numpy as np
 from livekit.plugins.whisper import engines, models
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.metrics import GATE_REDECODES
-from livekit.plugins.whisper.types import Audio, DecodeOptions, ModelKey, Window
+from livekit.plugins.whisper.types import Audio, DecodeOptions, ModelKey, Transcript, Window
 
 from benchmarks.effort import Effort
 from benchmarks.process import forked
@@ -94,11 +96,11 @@ def hear(key: ModelKey, rows: dict[str, list[Spoken]], detect: bool) -> Heard:
         for window in WINDOWS:
             before = gate._value.get()
             options = DecodeOptions(spoken[0].language, window=window)
-            texts = [transcript.text for transcript in engine.transcribe(audios, options)]
-            seen.pairs[row, window] = [(s.text, t) for s, t in zip(spoken, texts, strict=True)]
+            heard = _transcribe(engine, audios, options)
+            seen.pairs[row, window] = [(s.text, t.text) for s, t in zip(spoken, heard, strict=True)]
             seen.again[row] = round(gate._value.get() - before)
             if detect:
-                found = engine.transcribe(audios[:DETECTED], replace(options, language=None))
+                found = _transcribe(engine, audios[:DETECTED], replace(options, language=None))
                 right = [s.language == t.language for s, t in zip(spoken, found, strict=False)]
                 seen.languages[row, window] = right
     seen.counts[ALL] = sum(seen.counts.values())
@@ -106,6 +108,17 @@ def hear(key: ModelKey, rows: dict[str, list[Spoken]], detect: bool) -> Heard:
     for window in WINDOWS:
         seen.pairs[ALL, window] = [p for row in rows for p in seen.pairs[row, window]]
     return seen
+
+
+def _transcribe(
+    engine: engines.Engine, audios: Sequence[Audio], options: DecodeOptions
+) -> list[Transcript]:
+    """In the same order; all workers take part."""
+    parts = [audios[at : at + engine.batch] for at in range(0, len(audios), engine.batch)]
+    with ThreadPoolExecutor(engine.workers) as pool:
+        return [
+            each for part in pool.map(engine.transcribe, parts, repeat(options)) for each in part
+        ]
 
 
 def _english(quick: bool) -> dict[str, list[Spoken]]:

@@ -25,7 +25,7 @@ FIRST_PAUSE = (0.2, 7.6)
 PATIENCE = 20.0
 """Seconds after the last utterance until what is not answered counts as lost."""
 Played = tuple[rtc.AudioFrame, str | None]
-"""20 ms, and with the last ones that are spoken of a recording, its name."""
+"""20 ms, and with the first and the last ones that are spoken of a recording, its name."""
 _SILENCE = rtc.AudioFrame(bytes(640), 16000, 1, 320)
 
 
@@ -35,13 +35,15 @@ class Said:
 
     name: str
     """Of the recording's file."""
+    began: float
+    """When its first spoken sample was due, on the clock of `time.monotonic` (s)."""
     ended: float
-    """When its last spoken sample was due, on the clock of `time.monotonic` (s)."""
+    """The same of its last one (s)."""
 
 
 @dataclass
 class Heard:
-    """A final transcript."""
+    """A transcript."""
 
     text: str
     at: float
@@ -54,6 +56,9 @@ class Course:
 
     said: list[Said] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+    """Finals."""
+    early: list[tuple[stt.SpeechEventType, Heard]] = field(default_factory=list)
+    """Interim results and preflights."""
     seconds: float = 0.0
     """Of audio that was handed over, pauses included."""
     cpu: float = 0.0
@@ -108,8 +113,13 @@ async def _attend(
 async def _listen(stream: stt.RecognizeStream, course: Course) -> None:
     try:
         async for event in stream:
+            if not event.alternatives:
+                continue
+            heard = Heard(event.alternatives[0].text, time.monotonic())
             if event.type == stt.SpeechEventType.FINAL_TRANSCRIPT:
-                course.heard.append(Heard(event.alternatives[0].text, time.monotonic()))
+                course.heard.append(heard)
+            else:
+                course.early.append((event.type, heard))
     except APIError:
         pass  # what it owed is lost, and counted so
 
@@ -118,7 +128,7 @@ async def _speak(
     stream: stt.RecognizeStream, course: Course, script: _Script, start: float
 ) -> None:
     """Hands frames over when they are due, however late the one before was."""
-    due = start
+    due, began = start, 0.0
     for frame, name in script.frames():
         due += FRAME
         await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -126,8 +136,11 @@ async def _speak(
             stream.push_frame(frame)
         except RuntimeError:  # the stream has failed
             return
-        if name:
-            course.said.append(Said(name, due))
+        if name and not began:
+            began = due - FRAME
+        elif name:
+            course.said.append(Said(name, began, due))
+            began = 0.0
         if script.over:
             answered = len(course.heard) >= len(course.said)
             if answered or due > course.said[-1].ended + PATIENCE:
@@ -154,12 +167,12 @@ class _Script:
                 order.reverse()
             last = order[-1][0]
             for name, frames, spoken in order:
-                if played + spoken > self._frames:
+                if played + spoken[-1] > self._frames:
                     self.over = True
                     while True:
                         yield _SILENCE, None
                 for index, frame in enumerate(frames):
-                    yield frame, name if index == spoken else None
+                    yield frame, name if index in (spoken[0], spoken[-1]) else None
                 played += len(frames) + (yield from self._pause(PAUSE))
 
     def _pause(self, limits: tuple[float, float]) -> Generator[Played, None, int]:

@@ -44,8 +44,8 @@ class Recording:
         """Seconds."""
         return len(self.samples) / self.rate
 
-    def frames(self) -> tuple[list[rtc.AudioFrame], int]:
-        """In frames of `FRAME` seconds, and the index of the last one that is not just noise.
+    def frames(self) -> tuple[list[rtc.AudioFrame], range]:
+        """In frames of `FRAME` seconds, and which of them are not just noise before or after.
 
         Speech ends where the level falls 35 dB below the loudest frame for good.
         """
@@ -54,7 +54,7 @@ class Recording:
         level = np.sqrt((padded.astype(np.float64) ** 2).mean(axis=1))
         loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (-35 / 20))
         frames = [rtc.AudioFrame(row.tobytes(), self.rate, 1, size) for row in padded]
-        return frames, int(loud[-1]) if len(loud) else len(frames) - 1
+        return frames, range(int(loud[0]), int(loud[-1]) + 1) if len(loud) else range(len(frames))
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ class Speaker:
         if recording.rate != self.rate:
             raise ValueError(f"{recording.name} has {recording.rate} Hz, {self.rate} are expected")
         first = len(self.heard)
-        frames, last = recording.frames()
+        frames, spoken = recording.frames()
         ended: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._script.extend((self._silence, None) for _ in range(int(before / FRAME)))
-        self._script.extend((f, ended if i == last else None) for i, f in enumerate(frames))
+        self._script.extend((f, ended if i == spoken[-1] else None) for i, f in enumerate(frames))
         speech_end = await asyncio.wait_for(ended, before + recording.duration + 10)
 
         finals = await self._listen(first, speech_end, quiet, timeout)

@@ -203,11 +203,12 @@ async def play(speaking: AbstractAsyncContextManager[Speaker], recordings: Scrip
 
 
 async def show_words(events: AsyncIterator[Heard]) -> None:
-    """Prints each text once: a final one comes as an interim one first."""
+    """Prints each text as it comes, those that may still change dimmed."""
     shown: tuple[str, str] | None = None
     async for heard in events:
         if (heard.segment, heard.text) != shown or (heard.final and not heard.segment):
-            console.print(f"    [cyan]{escape(heard.text)}[/]")
+            style = "cyan" if heard.final else "dim"
+            console.print(f"    [{style}]{escape(heard.text)}[/]")
         shown = (heard.segment, heard.text)
 
 

@@ -194,6 +194,39 @@ def test_idle_workers_share_what_waits(make: Make) -> None:
     assert results(futures) == list("abcd")
 
 
+def test_background_work_leaves_a_worker_to_others(make: Make, run: Run) -> None:
+    batcher = make(workers=2, max_batch=1, background=INTERIM)
+    run.gate.clear()
+    interims = [batcher.submit(f"i{n}", group="i", urgency=INTERIM) for n in range(3)]
+    assert run.begun.acquire(timeout=LONG)
+    final = batcher.submit("final", group="")
+    assert run.begun.acquire(timeout=LONG)  # at once, although two interims came before it
+    assert run.batches == [["i0"], ["final"]]
+    run.gate.set()
+    assert results([final, *interims]) == ["FINAL", "I0", "I1", "I2"]
+
+
+def test_background_work_that_waits_does_not_hurry_others(make: Make, run: Run) -> None:
+    """Finals still wait for each other, for the length of the window."""
+    clock = Clock()
+    batcher = make(workers=2, max_batch=4, window=0.010, background=INTERIM, clock=clock)
+    run.gate.clear()
+    plugged = batcher.submit("plug", group="plug")
+    clock.set(1.0)
+    assert run.begun.acquire(timeout=LONG)
+    parked = batcher.submit("interim", group="i", urgency=INTERIM)
+    clock.set(10.0)
+    first = batcher.submit("a", group="")
+    clock.set(10.005)
+    clock.decided()
+    second = batcher.submit("b", group="")
+    clock.set(10.010)
+    assert run.begun.acquire(timeout=LONG)
+    assert run.batches == [["plug"], ["a", "b"]]
+    run.gate.set()
+    assert results([plugged, first, second, parked]) == ["PLUG", "A", "B", "INTERIM"]
+
+
 def test_interim_that_waits_is_superseded_by_a_newer_one(make: Make, run: Run) -> None:
     drops: list[str] = []
     batcher = make(on_drop=drops.append)

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from livekit.plugins.whisper.segmenter import KEPT_SECONDS, Segmenter
-from livekit.plugins.whisper.types import SAMPLE_RATE, Utterance
+from livekit.plugins.whisper.segmenter import KEPT_SECONDS, Segmenter, ends_quietly
+from livekit.plugins.whisper.types import SAMPLE_RATE, Audio, Urgency, Utterance
 
 
 def ramp(start: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
@@ -94,9 +94,56 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest_and_goes_on() -> Non
     assert last.start == found[0].audio.duration
 
 
+def test_pause_is_told_once_and_ends_with_speech() -> None:
+    segmenter = Segmenter("s", patience=0.1)
+    segmenter.push(ramp(0, 9000))
+    assert segmenter.pause(9000, 0.5) is None  # nobody has spoken
+    segmenter.begin(1000)
+    assert segmenter.pause(4000, 0.09) is None
+    early = segmenter.pause(5000, 0.11)
+    assert early is not None
+    assert (positions(early), early.urgency) == (list(range(1000, 5000)), Urgency.PREFLIGHT)
+    assert segmenter.pause(6000, 0.2) is None
+    assert segmenter.paused
+    assert segmenter.pause(7000, 0.0) is None
+    assert not segmenter.paused
+    assert segmenter.pause(8000, 0.1) is not None
+    segmenter.end(9000)
+    assert not segmenter.paused
+
+
+def test_speech_between_two_pauses_that_the_vad_did_not_tell_of_is_noticed() -> None:
+    segmenter = Segmenter("s", patience=0.1)
+    segmenter.push(ramp(0, 4 * SAMPLE_RATE))
+    segmenter.begin(0)
+    first = segmenter.pause(round(1.5 * SAMPLE_RATE), 0.2)
+    assert first is not None
+    assert segmenter.pause(round(1.53 * SAMPLE_RATE), 0.23) is None
+    second = segmenter.pause(round(1.8 * SAMPLE_RATE), 0.12)
+    assert second is not None
+    assert second.audio.duration == 1.8
+
+
+def test_quiet_end_is_told_from_one_with_speech() -> None:
+    loud = np.sin(np.arange(SAMPLE_RATE, dtype=np.float32))
+    quiet = np.concatenate([loud, loud[:2000] / 50])
+    assert not ends_quietly(Audio(loud))
+    assert ends_quietly(Audio(quiet))
+    assert not ends_quietly(Audio(loud[:100]))
+
+
+def test_without_patience_there_is_no_pause() -> None:
+    segmenter = Segmenter()
+    segmenter.push(ramp(0, 9000))
+    segmenter.begin(0)
+    assert segmenter.pause(9000, 5.0) is None
+
+
 event = st.one_of(
     st.tuples(st.just("push"), st.integers(0, 3 * SAMPLE_RATE)),
     st.tuples(st.just("advance"), st.integers(0, SAMPLE_RATE)),
+    st.tuples(st.just("pause"), st.integers(0, SAMPLE_RATE)),
+    st.tuples(st.just("so far"), st.integers(0, SAMPLE_RATE)),
     st.tuples(st.just("begin"), st.integers(0, 2 * SAMPLE_RATE)),
     st.tuples(st.just("end"), st.integers(0, SAMPLE_RATE)),
     st.tuples(st.just("flush"), st.just(0)),
@@ -108,7 +155,7 @@ event = st.one_of(
 def test_whatever_the_vad_says_no_speech_is_lost_and_none_comes_twice(
     events: list[tuple[str, int]],
 ) -> None:
-    segmenter = Segmenter()
+    segmenter = Segmenter("", patience=0.1)
     out: list[Utterance] = []
     spoken: list[tuple[int, int]] = []  # what the VAD called speech
     begun: int | None = None
@@ -119,6 +166,17 @@ def test_whatever_the_vad_says_no_speech_is_lost_and_none_comes_twice(
             segmenter.push(ramp(now, amount))
         elif kind == "advance":
             utterance = segmenter.advance(now - amount)
+        elif kind in ("pause", "so far"):
+            early = (
+                segmenter.pause(now, amount / SAMPLE_RATE)
+                if kind == "pause"
+                else segmenter.so_far(now - amount, Urgency.INTERIM)
+            )
+            if early:  # what is open, and it stays so
+                first = round(early.start * SAMPLE_RATE)
+                assert first == segmenter.begun
+                assert positions(early) == ramp(first, len(early.audio.samples)).tolist()
+                assert early.urgency is not Urgency.FINAL
         elif kind == "begin":
             if begun is None:
                 floor = spoken[-1][1] if spoken else 0

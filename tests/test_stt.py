@@ -15,6 +15,7 @@ from livekit.agents.metrics import STTMetrics
 from livekit.plugins import whisper
 from livekit.plugins.whisper import engines
 from livekit.plugins.whisper import stt as stt_module
+from livekit.plugins.whisper.api import api_errors
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.errors import (
     BackendClosed,
@@ -24,7 +25,6 @@ from livekit.plugins.whisper.errors import (
     ModelNotFound,
     WhisperError,
 )
-from livekit.plugins.whisper.stt import api_errors
 from livekit.plugins.whisper.types import DecodeOptions, ModelKey, Transcript, Utterance
 
 from tests.support.weights import TINY, openai_checkpoint, recordings

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from livekit.agents import Plugin
 
 from . import build, models  # noqa: F401 (the build is the one of now)
+from .adapter import WhisperStreamAdapter
 from .backend import Backend, LocalBackend
 from .cache import CacheEntry, CacheInfo
 from .config import STTConfig
@@ -38,7 +39,6 @@ from .errors import (
 from .factory import InstanceKey, ProviderFactory
 from .load import load_fnc
 from .log import logger
-from .stream import WhisperStreamAdapter
 from .stt import FasterWhisperSTT, WhisperSTT
 from .types import Audio, Limits, ModelKey, Segment, Transcript, Utterance, Word
 from .version import __version__

@@ -192,6 +192,7 @@ class _Model:
             max_batch=limits.batch or engine.batch,
             window=BATCH_WINDOW,
             max_queue=limits.queue or MAX_WAITING,
+            background=Urgency.INTERIM,
             on_wait=_count_wait,
             on_drop=_count_drop,
         )

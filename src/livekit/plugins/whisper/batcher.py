@@ -40,6 +40,7 @@ class Batcher(Generic[I, R]):
         max_batch: items in one call of `run`.
         window: seconds that the first item waits for others, at most.
         max_queue: items that may wait; those being run are not counted.
+        background: the urgency from which on items leave one of several workers to others.
         on_wait: gets the urgency of each item that is run, and the seconds that it waited.
         on_drop: gets the reason why an item is never run: superseded, cancelled, overloaded.
             Both may be called under the lock: they are short, and call no batcher.
@@ -55,13 +56,15 @@ class Batcher(Generic[I, R]):
         max_batch: int = 4,
         window: float = 0.005,
         max_queue: int = 256,
+        background: float = math.inf,
         on_wait: Callable[[int, float], None] = lambda urgency, seconds: None,
         on_drop: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._name, self._clock = run, name, clock
         self._workers, self._max_batch, self._window = workers, max_batch, window
-        self._max_queue, self._on_wait, self._on_drop = max_queue, on_wait, on_drop
+        self._max_queue, self._background = max_queue, background
+        self._on_wait, self._on_drop = on_wait, on_drop
         self._line: Line[I, R] = Line(max_queue)
         self._meter = Meter(workers)
         self._threads: list[threading.Thread] = []
@@ -217,11 +220,17 @@ class Batcher(Generic[I, R]):
         group = self._line.group()
         if not group:
             return [], None
+        background = self._is_background(group[0])
+        able = self._meter.idle - (background and self._workers > 1 and not self._closed)
+        if not able:
+            return [], None
         if len(group) < self._max_batch and not self._closed:
-            patience = min(entry.since for entry in self._line.waiting) + self._window - now
+            # What waits in the background, beside an idle worker, does not hurry the others.
+            waiting = [e for e in self._line.waiting if background or not self._is_background(e)]
+            patience = min(entry.since for entry in waiting) + self._window - now
             if patience > 0:
                 return [], patience
-        share = math.ceil(len(group) / self._meter.idle)
+        share = math.ceil(len(group) / able)
         batch = []
         for entry in self._line.take(group, min(self._max_batch, share)):
             if entry.future.set_running_or_notify_cancel():
@@ -232,6 +241,9 @@ class Batcher(Generic[I, R]):
         if batch:
             self._meter.begin(len(batch), now)
         return batch, 0.0
+
+    def _is_background(self, entry: Entry[I, R]) -> bool:
+        return entry.urgency >= self._background
 
     def _serve(self, batch: list[Entry[I, R]]) -> bool:
         """Runs a batch and tells its futures. False: there is none."""

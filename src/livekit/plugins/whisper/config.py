@@ -128,6 +128,11 @@ class STTConfig(BaseSettings):
     """Whether transcripts carry the time of each word."""
     window: Window = "adaptive"
     """Audio that the encoder sees: as much as is needed, or always 30 s (`full`)."""
+    interim_results: bool = True
+    """Whether a stream decodes what is being said while it is said."""
+    preflight: float = Field(default=0.1, ge=0.0, le=30.0)
+    """Seconds of silence after which a stream decodes what was said, before the VAD has decided
+    that the speech has ended; 0: only then."""
     backend: Literal["auto", "host", "process"] = "auto"
     """Where the model lives: in the machine's host, in this process, or (`auto`) in the host and,
     where there can be none, in this process."""

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 from livekit.agents import stt, vad
 
+from .adapter import WhisperStreamAdapter
+from .ahead import StreamOptions
 from .backend import process_backend
 from .cache import Cache, CacheInfo
 from .config import STTConfig
 from .errors import ConfigError, MissingExtraError
 from .log import logger
-from .stream import WhisperStreamAdapter
 from .stt import FasterWhisperSTT, WhisperSTT
 from .types import ModelKey
 
@@ -48,7 +49,8 @@ class InstanceKey:
     @classmethod
     def of(cls, config: STTConfig) -> InstanceKey:
         """The key of a configuration; its fallback has a key of its own."""
-        named = {"provider", "model", "language", "fallback"}
+        # The last two are a session's own.
+        named = {"provider", "model", "language", "fallback", "interim_results", "preflight"}
         options = tuple(
             (name, value)
             for name, setting in STTConfig.model_fields.items()
@@ -116,7 +118,7 @@ class ProviderFactory:
         if vad is None or not all(isinstance(m, WhisperStreamAdapter) for m in members):
             return joined
         # Utterance by utterance: what made the primary fail is what the fallback transcribes.
-        return WhisperStreamAdapter(stt=joined, vad=vad, owns=True)
+        return WhisperStreamAdapter(stt=joined, vad=vad, options=_stream_options(config), owns=True)
 
     @classmethod
     def cached_stt(cls, config: STTConfig | Mapping[str, Any] | None = None) -> stt.STT[Any]:
@@ -208,7 +210,10 @@ class ProviderFactory:
         if isinstance(instance, (WhisperSTT, FasterWhisperSTT)):
             instance.hold()
         return WhisperStreamAdapter(
-            stt=instance, vad=vad, on_close=partial(cls._let_go, key, instance)
+            stt=instance,
+            vad=vad,
+            options=_stream_options(config),
+            on_close=partial(cls._let_go, key, instance),
         )
 
     @classmethod
@@ -239,6 +244,10 @@ class ProviderFactory:
             f"provider (STT_PROVIDER): {name!r} is not known{hint} "
             f"(allowed: {', '.join(cls.providers())})"
         )
+
+
+def _stream_options(config: STTConfig) -> StreamOptions:
+    return StreamOptions(config.preflight, config.interim_results)
 
 
 def as_config(config: STTConfig | Mapping[str, Any] | None) -> STTConfig:

@@ -1,99 +1,31 @@
-"""The stream adapter: any STT that takes whole utterances, any VAD, LiveKit's events in order.
-
-It differs from LiveKit's own `StreamAdapter` where that one loses things: decoding does not hold
-up the VAD's events; FINAL_TRANSCRIPT comes before END_OF_SPEECH; `flush()` and `end_input()` in
-mid-speech yield the transcript that they owe; and metrics are reported once.
-"""
+"""A stream: frames and a VAD's events in, LiveKit's events in legal order out."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-import weakref
-from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from livekit import rtc
 from livekit.agents import APIConnectionError, APIConnectOptions, stt, utils, vad
-from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
+from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NotGivenOr
 
+from .ahead import Ahead, Guess, StreamOptions
+from .api import api_errors
 from .log import logger
-from .segmenter import Segmenter
-from .stt import api_errors
+from .segmenter import Segmenter, ends_quietly
 from .types import SAMPLE_RATE, Utterance
 
 PREFIX_PADDING_SECONDS = 0.5
 """How much before the speech is decoded with it, where the VAD brings no audio of its own."""
 
-_asking: ContextVar[tuple[object, ...]] = ContextVar("whisper_asking", default=())
-"""The adapters whose question is being answered: metrics of a shared STT go to these alone."""
+Decode = Callable[..., Awaitable[stt.SpeechEvent]]
+"""As `STT.recognize`."""
 
 _NO_RETRY = APIConnectOptions(max_retry=0, timeout=DEFAULT_API_CONNECT_OPTIONS.timeout)
-
-
-class WhisperStreamAdapter(stt.StreamAdapter):
-    """What `ProviderFactory.create_stt` returns: one session's handle on a shared STT.
-
-    Args:
-        stt: the shared instance, which outlives this handle.
-        vad: any LiveKit VAD; it must report its progress (INFERENCE_DONE), as LiveKit's do.
-        on_close: called once, when the handle is closed or forgotten.
-        owns: whether the wrapped STT is this handle's own, and closed with it.
-    """
-
-    def __init__(
-        self,
-        *,
-        stt: stt.STT[Any],
-        vad: vad.VAD,
-        on_close: Callable[[], None] = lambda: None,
-        owns: bool = False,
-    ) -> None:
-        super().__init__(stt=stt, vad=vad)
-        self._capabilities = replace(
-            self._capabilities,
-            aligned_transcript=stt.capabilities.aligned_transcript,
-            manual_flush=True,
-        )
-        self._owns = owns
-        # recognize() reaches the wrapped STT, which reports its metrics itself.
-        self._recognize_metrics_needed = False
-        # The wrapped STT is shared and lives on: it must not keep this handle alive.
-        stt.off("metrics_collected", self._on_metrics_collected)
-        self._unsubscribe = _forward_weakly(stt, self)
-        self._closing = weakref.finalize(self, _close, self._unsubscribe, on_close)
-        self._closing.atexit = False
-
-    def stream(
-        self,
-        *,
-        language: NotGivenOr[str] = NOT_GIVEN,
-        conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
-    ) -> stt.RecognizeStream:
-        """Opens a stream; frames may have any sample rate and any number of channels."""
-        return WhisperStream(self, self._vad, language=language, conn_options=conn_options)
-
-    async def _recognize_impl(
-        self,
-        buffer: utils.AudioBuffer,
-        *,
-        language: NotGivenOr[str] = NOT_GIVEN,
-        conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
-    ) -> stt.SpeechEvent:
-        asking = _asking.set((*_asking.get(), self))
-        try:
-            return await self._stt.recognize(buffer, language=language, conn_options=conn_options)
-        finally:
-            _asking.reset(asking)
-
-    async def aclose(self) -> None:
-        """Lets go of the shared STT, which stays warm for the next session."""
-        if self._owns:
-            await self._stt.aclose()
-        self._closing()
 
 
 @dataclass(frozen=True)
@@ -103,28 +35,47 @@ class _Owed:
     utterance: Utterance
     ended: float
     """When its speech ended, as wall-clock time (s)."""
+    guess: Guess | None
+    """What it was decoded to in the pause that it ended with."""
 
 
 class WhisperStream(stt.RecognizeStream):
-    """One stream: frames → VAD and segmenter → utterances, decoded in order → events."""
+    """One stream: frames → VAD and segmenter → utterances, decoded in order → events.
+
+    Args:
+        owner: the STT that it is a stream of.
+        vad: any LiveKit VAD; None: `flush()` alone says where an utterance ends.
+        options: when to decode before the end of speech.
+        decode: decodes what was said, with as many attempts as it takes.
+        ahead: decodes an utterance once, as urgently as it says; None: nothing can.
+        language: in place of the one configured.
+        conn_options: for `decode`.
+    """
 
     def __init__(
         self,
-        adapter: WhisperStreamAdapter,
-        vad: vad.VAD,
+        owner: stt.STT[Any],
+        vad: vad.VAD | None,
+        options: StreamOptions,
         *,
+        decode: Decode,
+        ahead: Callable[[Utterance, NotGivenOr[str]], Awaitable[stt.SpeechEvent]] | None,
         language: NotGivenOr[str],
         conn_options: APIConnectOptions,
     ) -> None:
-        # recognize() retries by itself, with the audio in hand.
-        super().__init__(stt=adapter, conn_options=_NO_RETRY, sample_rate=SAMPLE_RATE)
-        self._adapter = adapter
-        self._vad = vad
+        # `decode` retries by itself, with the audio in hand.
+        super().__init__(stt=owner, conn_options=_NO_RETRY, sample_rate=SAMPLE_RATE)
+        self._vad, self._decode, self._hear = vad, decode, ahead
         self._language = language
-        self._recognize_options = conn_options
-        self._segmenter = Segmenter(utils.shortuuid("stream_"))
+        self._decode_options = conn_options
+        self._segmenter = Segmenter(utils.shortuuid("stream_"), options.preflight)
+        self._ahead = Ahead(
+            self._segmenter, self._hear_ahead, self._send, lambda: not self._unanswered, options
+        )
         self._owed: asyncio.Queue[_Owed | None] = asyncio.Queue()
         self._unanswered = 0
+        self._owner_decodes = decode == owner.recognize
+        self._failure: Exception | None = None
         self._open = False  # between START_OF_SPEECH and END_OF_SPEECH
 
     def push_frame(self, frame: rtc.AudioFrame) -> None:
@@ -136,38 +87,52 @@ class WhisperStream(stt.RecognizeStream):
         super().push_frame(frame)
 
     async def _run(self) -> None:
-        with api_errors():  # LiveKit opens another stream after an APIError, and no other
-            await _together(self._listen(), self._answer())
-
-    async def _metrics_monitor_task(self, event_aiter: Any) -> None:
-        # The wrapped STT reports its own metrics, which the adapter forwards.
-        async for _ in event_aiter:
-            pass
+        try:
+            with api_errors():  # LiveKit opens another stream after an APIError, and no other
+                await _together(self._listen(), self._answer())
+        finally:
+            await self._ahead.aclose()
 
     async def _listen(self) -> None:
-        """One VAD stream from flush to flush: its last events come before the flush is answered."""
         more = True
         while more:
-            vad_stream, base = self._vad.stream(), self._segmenter.pushed
-            try:
-                more, _ = await _together(self._feed(vad_stream), self._follow(vad_stream, base))
-            finally:
-                await vad_stream.aclose()
+            more = await (self._detect(self._vad) if self._vad else self._feed(None))
             if self._segmenter.speaking:
-                self._owe(self._segmenter.flush(), time.time())
+                guess, utterance = self._ahead.take(), self._segmenter.flush()
+                if guess and utterance and not ends_quietly(utterance.audio):
+                    guess.cancel()  # somebody speaks again, which the VAD has not told yet
+                    guess = None
+                self._owe(utterance, time.time(), guess)
         self._owed.put_nowait(None)
 
-    async def _feed(self, vad_stream: vad.VADStream) -> bool:
-        """Passes frames on until the next flush; False when the input has ended."""
+    async def _detect(self, detector: vad.VAD) -> bool:
+        """One VAD stream from flush to flush: its last events come before the flush is answered."""
+        vad_stream, base = detector.stream(), self._segmenter.pushed
+        try:
+            more, _ = await _together(self._feed(vad_stream), self._follow(vad_stream, base))
+        finally:
+            await vad_stream.aclose()
+        return bool(more)
+
+    async def _feed(self, vad_stream: vad.VADStream | None) -> bool:
+        """Takes frames in until the next flush; False when the input has ended."""
+        more = False
         async for item in self._input_ch:
             if isinstance(item, self._FlushSentinel):
-                vad_stream.end_input()
-                return True
-            if item.samples_per_channel:
+                more = True
+                break
+            if not item.samples_per_channel:
+                continue
+            before = self._segmenter.pushed
+            self._segmenter.push(np.frombuffer(item.data, np.int16))
+            if vad_stream:
                 vad_stream.push_frame(item)
-                self._segmenter.push(np.frombuffer(item.data, np.int16))
-        vad_stream.end_input()
-        return False
+            else:
+                self._begin(before)
+                self._advance(self._segmenter.pushed, 0.0)
+        if vad_stream:
+            vad_stream.end_input()
+        return more
 
     async def _follow(self, vad_stream: vad.VADStream, base: int) -> None:
         async for event in vad_stream:
@@ -175,37 +140,48 @@ class WhisperStream(stt.RecognizeStream):
             if event.type == vad.VADEventType.START_OF_SPEECH:
                 heard = sum(frame.duration for frame in event.frames)
                 heard = heard or event.speech_duration + PREFIX_PADDING_SECONDS
-                self._segmenter.begin(now - round(heard * SAMPLE_RATE))
-                if not self._open:
-                    self._open = True
-                    self._send(stt.SpeechEvent(stt.SpeechEventType.START_OF_SPEECH))
+                self._begin(now - round(heard * SAMPLE_RATE))
             elif event.type == vad.VADEventType.END_OF_SPEECH:
                 ended = time.time() - event.silence_duration - event.inference_duration
-                self._owe(self._segmenter.end(now), ended)
-            elif utterance := self._segmenter.advance(now):
-                self._owe(utterance, time.time())
+                guess = self._ahead.take()
+                self._owe(self._segmenter.end(now), ended, guess)
+            else:
+                self._advance(now, event.raw_accumulated_silence)
 
-    def _owe(self, utterance: Utterance | None, ended: float) -> None:
+    def _begin(self, at: int) -> None:
+        if not self._segmenter.speaking:
+            self._segmenter.begin(at)
+            self._ahead.begin()
+        if not self._open:
+            self._open = True
+            self._send(stt.SpeechEvent(stt.SpeechEventType.START_OF_SPEECH))
+
+    def _advance(self, at: int, silence: float) -> None:
+        if utterance := self._segmenter.advance(at):
+            self._owe(utterance, time.time())
+            self._ahead.begin()
+        elif self._segmenter.speaking and self._hear:
+            self._ahead.advance(at, silence)
+
+    def _owe(self, utterance: Utterance | None, ended: float, guess: Guess | None = None) -> None:
         if utterance:
             self._unanswered += 1
-            self._owed.put_nowait(_Owed(utterance, ended))
+            self._owed.put_nowait(_Owed(utterance, ended, guess))
         elif not self._unanswered:
             self._end_of_speech(ended)
 
     async def _answer(self) -> None:
         """Decodes in order. While more is owed or spoken, the speech has not ended."""
         while owed := await self._owed.get():
-            await self._decode(owed)
+            await self._transcribe(owed)
             self._unanswered -= 1
             if not self._unanswered and not self._segmenter.speaking:
                 self._end_of_speech(owed.ended)
 
-    async def _decode(self, owed: _Owed) -> None:
+    async def _transcribe(self, owed: _Owed) -> None:
         utterance = owed.utterance
         try:
-            event = await self._adapter._recognize_impl(
-                _frame(utterance), language=self._language, conn_options=self._recognize_options
-            )
+            event = await self._final(owed)
         except Exception:
             # LiveKit makes a new stream, or falls back; only this much is lost, and it is said.
             logger.error(
@@ -214,8 +190,57 @@ class WhisperStream(stt.RecognizeStream):
                 self._unanswered - 1,
             )
             raise
-        if not event.alternatives or not event.alternatives[0].text:
-            return
+        if event.alternatives and event.alternatives[0].text:
+            kind = stt.SpeechEventType.FINAL_TRANSCRIPT
+            self._send(
+                replace(event, type=kind, speech_end_time=owed.ended, created_at=time.time())
+            )
+
+    async def _final(self, owed: _Owed) -> stt.SpeechEvent:
+        """The guess, if it is there; else whichever is there first, the guess or a new decode."""
+        if owed.guess is None:
+            return await self._decode_now(owed.utterance)
+        decode: asyncio.Task[stt.SpeechEvent] | None = None
+        try:
+            if not owed.guess.done():
+                decode = asyncio.create_task(self._decode_now(owed.utterance))
+                await asyncio.wait((decode, owed.guess), return_when=asyncio.FIRST_COMPLETED)
+                if decode.done() and not _succeeded(decode):
+                    await asyncio.wait([owed.guess], timeout=self._decode_options.timeout)
+            if _succeeded(owed.guess) and not (decode and _succeeded(decode)):
+                self._use(owed.utterance, owed.guess.result())
+                return owed.guess.result()
+            return await (decode or self._decode_now(owed.utterance))
+        finally:
+            owed.guess.cancel()
+            if decode:
+                await utils.aio.cancel_and_wait(decode)
+
+    async def _decode_now(self, utterance: Utterance) -> stt.SpeechEvent:
+        try:
+            event = await self._decode(
+                _frame(utterance), language=self._language, conn_options=self._decode_options
+            )
+        except Exception as exc:
+            self._failure = exc
+            raise
+        return self._placed(event, utterance)
+
+    def _emit_error(self, api_error: Exception, recoverable: bool) -> None:
+        # What the owner's own `recognize` failed with, it has reported.
+        if not (self._owner_decodes and api_error is self._failure):
+            super()._emit_error(api_error, recoverable)
+
+    async def _hear_ahead(self, utterance: Utterance) -> stt.SpeechEvent:
+        assert self._hear
+        # Its times are the utterance's, as those of `decode` are.
+        event = await self._hear(replace(utterance, start=0.0), self._language)
+        return self._placed(event, utterance)
+
+    def _placed(self, event: stt.SpeechEvent, utterance: Utterance) -> stt.SpeechEvent:
+        """The event with the times of the stream."""
+        if not event.alternatives:
+            return event
         data = event.alternatives[0]
         offset = utterance.start + self.start_time_offset
         if not data.end_time:
@@ -224,12 +249,16 @@ class WhisperStream(stt.RecognizeStream):
             word.start_time = _later(word.start_time, offset)
             word.end_time = _later(word.end_time, offset)
         data = replace(data, start_time=data.start_time + offset, end_time=data.end_time + offset)
+        return replace(event, alternatives=[data])
+
+    def _use(self, utterance: Utterance, event: stt.SpeechEvent) -> None:
+        """Reports what `decode` would have reported."""
+        usage = stt.RecognitionUsage(audio_duration=utterance.audio.duration)
         self._send(
             stt.SpeechEvent(
-                stt.SpeechEventType.FINAL_TRANSCRIPT,
+                stt.SpeechEventType.RECOGNITION_USAGE,
                 request_id=event.request_id,
-                alternatives=[data],
-                speech_end_time=owed.ended,
+                recognition_usage=usage,
             )
         )
 
@@ -260,6 +289,10 @@ async def _together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         await utils.aio.cancel_and_wait(*tasks)
 
 
+def _succeeded(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and not task.exception()
+
+
 def _later(time: NotGivenOr[float], offset: float) -> NotGivenOr[float]:
     return time + offset if utils.is_given(time) else time
 
@@ -267,21 +300,3 @@ def _later(time: NotGivenOr[float], offset: float) -> NotGivenOr[float]:
 def _frame(utterance: Utterance) -> rtc.AudioFrame:
     samples = (utterance.audio.samples * 32768.0).astype(np.int16)
     return rtc.AudioFrame(samples.tobytes(), SAMPLE_RATE, 1, len(samples))
-
-
-def _forward_weakly(source: stt.STT[Any], target: WhisperStreamAdapter) -> Callable[[], None]:
-    """Passes on the metrics of what `target` asked for, while it lives; returns what stops it."""
-    reference = weakref.ref(target)
-
-    def forward(*args: Any) -> None:
-        adapter = reference()
-        if adapter is not None and adapter in _asking.get():
-            adapter.emit("metrics_collected", *args)
-
-    source.on("metrics_collected", forward)
-    return lambda: source.off("metrics_collected", forward)
-
-
-def _close(unsubscribe: Callable[[], None], on_close: Callable[[], None]) -> None:
-    unsubscribe()
-    on_close()

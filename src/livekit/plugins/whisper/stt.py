@@ -6,38 +6,43 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from livekit.agents import (
-    APIConnectionError,
     APIConnectOptions,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
     LanguageCode,
     stt,
     utils,
+    vad,
 )
-from livekit.agents.types import NOT_GIVEN, NotGivenOr, TimedString
+from livekit.agents.types import (
+    DEFAULT_API_CONNECT_OPTIONS,
+    NOT_GIVEN,
+    NotGivenOr,
+    TimedString,
+)
 from livekit.agents.utils import AudioBuffer, is_given
 
 from . import audio, engines, models
+from .ahead import StreamOptions
+from .api import api_errors
 from .backend import Backend, process_backend
 from .config import ComputeType, ExplicitConfig, STTConfig
 from .errors import ConfigError, WhisperError
 from .languages import language_code
 from .log import logger
+from .stream import WhisperStream
 from .types import Audio, DecodeOptions, ModelKey, Task, Transcript, Utterance, Window
 
 
-class _LocalSTT(stt.STT[Any]):
+class LocalSTT(stt.STT[Any]):
     """What both classes are: one model reference and one way to decode, on a backend."""
 
     _provider: ClassVar[str]
     _holding: weakref.finalize[..., Any] | None = None
+    _vad: vad.VAD | None = None
 
     def __init__(
         self,
@@ -56,6 +61,9 @@ class _LocalSTT(stt.STT[Any]):
         threads: int = 0,
         workers: int = 0,
         backend: Backend | Literal["auto", "host", "process"] = "auto",
+        interim_results: bool = True,
+        preflight: float = STTConfig.model_fields["preflight"].default,
+        vad: vad.VAD | None = None,
     ) -> None:
         """Makes an STT; nothing is loaded before `prewarm()` or the first audio.
 
@@ -78,6 +86,11 @@ class _LocalSTT(stt.STT[Any]):
             backend: where the model lives, shared by all who ask for it: in the machine's host
                 (`host`), in this process (`process`), or in the host and, where there can be
                 none, in this process (`auto`); or a `Backend` of your own.
+            interim_results: whether a stream decodes what is being said while it is said.
+            preflight: seconds of silence after which a stream decodes what was said; 0: at the
+                end of speech only.
+            vad: any LiveKit VAD, with which this is an STT that streams by itself. Without one
+                LiveKit puts a `StreamAdapter` around it, and `stream()` is driven by `flush()`.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
@@ -98,8 +111,13 @@ class _LocalSTT(stt.STT[Any]):
             threads=threads,
             workers=workers,
             backend=backend if isinstance(backend, str) else "auto",
+            interim_results=interim_results,
+            preflight=preflight,
         )
         self._init(config, None if isinstance(backend, str) else backend)
+        self._vad = vad
+        self._capabilities.streaming = self._capabilities.manual_flush = vad is not None
+        self._capabilities.interim_results = vad is not None and interim_results
         # Standing alone, it is a session's own; one of the factory's is held by its handles.
         self.hold()
         self._holding = weakref.finalize(self, self._backend.release, self._key)
@@ -111,7 +129,7 @@ class _LocalSTT(stt.STT[Any]):
             self._holding()
 
     @classmethod
-    def from_config(cls, config: STTConfig, backend: Backend | None = None) -> _LocalSTT:
+    def from_config(cls, config: STTConfig, backend: Backend | None = None) -> LocalSTT:
         """The same, from a configuration whose provider is this class's."""
         self = cls.__new__(cls)
         self._init(config, backend)
@@ -127,6 +145,7 @@ class _LocalSTT(stt.STT[Any]):
         )
         key = config.model_key
         self._options = config.decode_options
+        self._stream_options = StreamOptions(config.preflight, config.interim_results)
         _check(key, self._options, elsewhere=_is_elsewhere(config))
         self._key = replace(key, model=models.absolute(key.engine, key.model))
         self._backend: Backend = backend or shared_backend(config)
@@ -192,6 +211,43 @@ class _LocalSTT(stt.STT[Any]):
         options = replace(self._options, language=language) if language else self._options
         return await self._backend.transcribe(self._key, Utterance(sound, start), options)
 
+    def stream(
+        self,
+        *,
+        language: NotGivenOr[str] = NOT_GIVEN,
+        conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
+    ) -> WhisperStream:
+        """Opens a stream; frames may have any sample rate and any number of channels.
+
+        Args:
+            language: in place of the one configured.
+            conn_options: attempts for each utterance, and the time for loading the model.
+        """
+        return WhisperStream(
+            self,
+            self._vad,
+            self._stream_options,
+            decode=self.recognize,
+            ahead=self.hear,
+            language=language,
+            conn_options=conn_options,
+        )
+
+    async def hear(
+        self, utterance: Utterance, language: NotGivenOr[str] = NOT_GIVEN
+    ) -> stt.SpeechEvent:
+        """Decodes an utterance once, as urgently as it says; gives up when cancelled.
+
+        Raises:
+            APIError: it could not be decoded.
+        """
+        with api_errors():
+            options = self._options
+            if is_given(language) and language:
+                options = replace(options, language=language_code(language))
+            transcript = await self._backend.transcribe(self._key, utterance, options)
+        return _speech_event(transcript, options.task)
+
     async def _recognize_impl(
         self,
         buffer: AudioBuffer,
@@ -209,13 +265,13 @@ class _LocalSTT(stt.STT[Any]):
         return _speech_event(transcript, self._options.task)
 
 
-class WhisperSTT(_LocalSTT):
+class WhisperSTT(LocalSTT):
     """Speech recognition with openai-whisper (PyTorch), the reference implementation."""
 
     _provider = "whisper"
 
 
-class FasterWhisperSTT(_LocalSTT):
+class FasterWhisperSTT(LocalSTT):
     """Speech recognition with faster-whisper (CTranslate2): fast on CPUs and NVIDIA GPUs."""
 
     _provider = "faster-whisper"
@@ -247,25 +303,6 @@ def _speech_event(transcript: Transcript, task: Task) -> stt.SpeechEvent:
         request_id=utils.shortuuid("whisper_"),
         alternatives=[data],
     )
-
-
-@contextmanager
-def api_errors() -> Iterator[None]:
-    """Our errors as LiveKit's `APIError`: any other exception would leave a session deaf."""
-    try:
-        yield
-    except APIError:
-        raise
-    except (asyncio.TimeoutError, TimeoutError) as exc:
-        raise APITimeoutError("the model is still being loaded") from exc
-    except WhisperError as exc:
-        if exc.retryable:
-            raise APIConnectionError(f"{exc.code}: {exc}") from exc
-        raise APIStatusError(f"{exc.code}: {exc}", status_code=400, retryable=False) from exc
-    except ValueError as exc:
-        raise APIStatusError(str(exc), status_code=400, retryable=False) from exc
-    except Exception as exc:
-        raise APIConnectionError(f"unexpected error ({type(exc).__name__})") from exc
 
 
 def shared_backend(config: STTConfig) -> Backend:
