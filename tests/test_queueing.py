@@ -187,6 +187,15 @@ def test_busy_is_the_share_of_the_last_five_seconds() -> None:
     assert meter.busy(1056.0) == 0.0
 
 
+def test_background_work_makes_nobody_busy() -> None:
+    meter = Meter(1)
+    meter.begin(1, 0.0, counts=False)
+    assert meter.idle == 0
+    assert meter.busy(5.0) == 0.0
+    meter.end(5.0)
+    assert meter.seconds_per_item == 5.0
+
+
 def test_one_busy_worker_of_two_is_half() -> None:
     meter = Meter(workers=2)
     meter.begin(1, 10.0)

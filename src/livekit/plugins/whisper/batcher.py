@@ -151,7 +151,7 @@ class Batcher(Generic[I, R]):
             return max((now - entry.arrived for entry in self._waiting()), default=0.0)
 
     def busy(self) -> float:
-        """Share of the last five seconds that the workers worked, 0 to 1."""
+        """Share of the last five seconds that the workers worked, 0 to 1, the background apart."""
         with self._changed:
             return self._meter.busy(self._clock())
 
@@ -239,7 +239,7 @@ class Batcher(Generic[I, R]):
             else:  # cancelled in this moment
                 self._on_drop("cancelled")
         if batch:
-            self._meter.begin(len(batch), now)
+            self._meter.begin(len(batch), now, counts=not background)
         return batch, 0.0
 
     def _is_background(self, entry: Entry[I, R]) -> bool:

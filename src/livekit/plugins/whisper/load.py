@@ -24,8 +24,9 @@ def load_fnc(server: object = None) -> float:
         server: what LiveKit passes; not needed.
 
     Returns:
-        0.0, idle, to 1.0, saturated: how busy the decoders were in the last seconds, or how long
-        (in seconds) a final would wait, whichever is more. With models in the job processes
+        0.0, idle, to 1.0, saturated: how busy the decoders were in the last seconds (interim
+        results apart, which give way), or how long (in seconds) a final would wait, whichever is
+        more. With models in the job processes
         themselves, which cannot be asked, the CPU's load.
 
     Raises:

@@ -158,7 +158,7 @@ class Meter:
     def __init__(self, workers: int) -> None:
         self.seconds_per_item = 0.0
         self._workers = workers
-        self._running: dict[int, tuple[float, int]] = {}  # thread → start, items
+        self._running: dict[int, tuple[float, int, bool]] = {}  # thread → start, items, counts
         self._total = self._at = 0.0  # seconds of work until then, of all workers together
         self._marks = deque([(0.0, 0.0)])
 
@@ -167,15 +167,15 @@ class Meter:
         """How many workers run nothing."""
         return self._workers - len(self._running)
 
-    def begin(self, items: int, now: float) -> None:
-        """The calling thread begins a batch."""
+    def begin(self, items: int, now: float, *, counts: bool = True) -> None:
+        """The calling thread begins a batch, which makes it busy if it `counts`."""
         self._advance(now)
-        self._running[threading.get_ident()] = now, items
+        self._running[threading.get_ident()] = now, items, counts
 
     def end(self, now: float) -> None:
         """The calling thread has ended its batch."""
         self._advance(now)
-        started, items = self._running.pop(threading.get_ident())
+        started, items, _ = self._running.pop(threading.get_ident())
         seconds = (now - started) / items
         weight = SMOOTHING if self.seconds_per_item else 1.0
         self.seconds_per_item += weight * (seconds - self.seconds_per_item)
@@ -192,7 +192,7 @@ class Meter:
     def delay(self, batches: int, size: int, now: float) -> float:
         """Seconds until a worker has time, if `batches` of `size` items go before."""
         free = [0.0] * self.idle
-        for started, items in self._running.values():
+        for started, items, _ in self._running.values():
             # What takes longer than expected is expected to take as long again.
             free.append(abs(started + items * self.seconds_per_item - now))
         heapq.heapify(free)
@@ -201,7 +201,7 @@ class Meter:
         return free[0]
 
     def _advance(self, now: float) -> None:
-        self._total += len(self._running) * (now - self._at)
+        self._total += sum(counts for *_, counts in self._running.values()) * (now - self._at)
         self._at = now
         if now - self._marks[-1][0] >= BUSY_SECONDS / 100:
             self._marks.append((now, self._total))
