@@ -142,30 +142,21 @@ async def test_nothing_is_decoded_ahead_where_it_is_switched_off(
     assert [utterance.urgency for utterance in backend.asked] == [Urgency.FINAL]
 
 
+@pytest.mark.parametrize("way", ["fails", "waits"])
 async def test_final_does_not_need_what_is_decoded_ahead(
-    backend: Watched, vad: agents_vad.VAD
+    backend: Watched, vad: agents_vad.VAD, way: str
 ) -> None:
     """Whether that fails or never comes."""
-    for way in ("fails", "waits"):
-        setattr(backend, way, lambda utterance: utterance.urgency is not Urgency.FINAL)
-        found = await hear(backend, vad, SECOND, speech(4), SECOND)
-        assert kinds(found) == [START, FINAL, END]
-        assert found[1].alternatives[0].text == SAID
-        assert backend.count(Urgency.FINAL) == 1
-        backend.asked.clear()
-
-
-async def test_usage_is_reported_once(backend: Watched, vad: agents_vad.VAD) -> None:
+    setattr(backend, way, lambda utterance: utterance.urgency is not Urgency.FINAL)
     wrapped = FasterWhisperSTT(TINY.model, backend=backend)
-    adapter = WhisperStreamAdapter(stt=wrapped, vad=vad)
-    found: list[STTMetrics] = []
-    adapter.on("metrics_collected", found.append)
-    async with adapter.stream() as stream:
-        await speak(stream, np.concatenate([SECOND, speech(4), SECOND]))
-        assert FINAL in [event.type async for event in stream]
-    assert backend.count(Urgency.FINAL) == 0
-    assert len(found) == 1
-    assert 2.5 < found[0].audio_duration < 5
+    async with WhisperStreamAdapter(stt=wrapped, vad=vad).stream() as stream:
+        push(stream, SECOND, speech(4), SECOND)
+        stream.end_input()
+        found = [event async for event in stream]
+    assert kinds(found) == [START, FINAL, END]
+    assert found[1].alternatives[0].text == SAID
+    assert backend.count(Urgency.PREFLIGHT) == 1
+    assert backend.count(Urgency.FINAL) == 1
 
 
 def test_capabilities_say_what_comes(backend: Watched, vad: agents_vad.VAD) -> None:
@@ -236,8 +227,12 @@ async def test_second_utterance_may_begin_while_the_first_is_decoded(
     assert legal(found)
 
 
-async def test_whoever_gets_an_event_may_change_it(backend: Watched, vad: agents_vad.VAD) -> None:
+async def test_usage_is_reported_once_and_whoever_gets_an_event_may_change_it(
+    backend: Watched, vad: agents_vad.VAD
+) -> None:
     adapter = WhisperStreamAdapter(stt=FasterWhisperSTT(TINY.model, backend=backend), vad=vad)
+    reported: list[STTMetrics] = []
+    adapter.on("metrics_collected", reported.append)
     texts: dict[stt.SpeechEventType, str] = {}
     async with adapter.stream() as stream:
         speaking = asyncio.create_task(speak(stream, np.concatenate([SECOND, speech(4), SECOND])))
@@ -247,6 +242,9 @@ async def test_whoever_gets_an_event_may_change_it(backend: Watched, vad: agents
                 event.alternatives[0].text += "!"
         await speaking
     assert texts[PREFLIGHT] == texts[FINAL] == SAID
+    assert backend.count(Urgency.FINAL) == 0
+    (usage,) = reported  # once, although it was decoded several times
+    assert 2.5 < usage.audio_duration < 5
 
 
 async def test_failure_of_a_stream_of_its_own_is_reported_once(
