@@ -110,10 +110,10 @@ class Ahead:
     def _resume(self) -> None:
         """The speaker goes on: what was said before the pause may still change."""
         guess, self._guess = self._guess, None
-        if guess and not guess.done():
-            guess.cancel()
-        elif guess and not guess.cancelled() and not guess.exception():
+        if guess and succeeded(guess):
             self._show(guess.result())
+        elif guess:
+            guess.cancel()
 
     def _look(self, at: int) -> None:
         if not self._options.interim_results or self._interim or not self._may_speak():
@@ -165,6 +165,11 @@ class Ahead:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # the final tries again, and tells
+
+
+def succeeded(task: asyncio.Task[Any]) -> bool:
+    """Whether it has a result."""
+    return task.done() and not task.cancelled() and not task.exception()
 
 
 def _text(event: stt.SpeechEvent) -> str:

@@ -167,10 +167,23 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
 def quietest_cut(samples: Samples) -> int:
     """The middle of the quietest 0.1 s near the end of `samples`, as an index into it."""
     tail = samples[-int(CUT_SEARCH_SECONDS * SAMPLE_RATE) :]
-    frames = tail[: len(tail) // CUT_FRAME * CUT_FRAME].reshape(-1, CUT_FRAME)
+    power = _power(tail)
     # Ties go to the last one: with silence throughout, windows stay as long as they can be.
-    quietest = len(frames) - 1 - int(np.argmin(np.square(frames).mean(axis=1)[::-1]))
+    quietest = len(power) - 1 - int(np.argmin(power[::-1]))
     return len(samples) - len(tail) + quietest * CUT_FRAME + CUT_FRAME // 2
+
+
+def loudness(samples: Samples) -> float:
+    """Root mean square of the loudest 0.1 s; 0 where there is less."""
+    power = _power(samples)
+    return float(np.sqrt(power.max())) if len(power) else 0.0
+
+
+def _power(samples: Samples) -> Samples:
+    """Mean square of each 0.1 s."""
+    frames = samples[: len(samples) // CUT_FRAME * CUT_FRAME].reshape(-1, CUT_FRAME)
+    power: Samples = np.square(frames).mean(axis=1)
+    return power
 
 
 def _mono(frame: Frame) -> NDArray[np.int16]:

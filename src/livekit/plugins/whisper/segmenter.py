@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import quietest_cut
+from .audio import loudness, quietest_cut
 from .types import SAMPLE_RATE, WINDOW_SECONDS, Audio, Urgency, Utterance
 
 PAUSE_DRIFT = 0.05
 """Seconds by which the beginning of one and the same silence may seem to move."""
-QUIET_SECONDS, QUIET = 0.1, 0.1
-"""What is this long and, against the loudest part as long, this quiet has no speech in it."""
+QUIET = 0.1
+"""A tenth of a second that is, against the loudest one, this quiet has no speech in it."""
 KEPT_SECONDS = 2.0
 """How much of what the VAD has heard is kept while nobody speaks, for prefix padding."""
 
@@ -151,10 +151,6 @@ class Segmenter:
 
 def ends_quietly(audio: Audio) -> bool:
     """Whether its last tenth of a second has no speech in it."""
-    size = round(QUIET_SECONDS * SAMPLE_RATE)
-    count = len(audio.samples) // size
-    if not count:
-        return False
-    parts = audio.samples[-count * size :].reshape(count, size)
-    loudness = np.sqrt(np.square(parts).mean(axis=1))
-    return bool(loudness[-1] <= QUIET * loudness.max())
+    size = SAMPLE_RATE // 10
+    samples = audio.samples[len(audio.samples) % size :]
+    return len(samples) > 0 and loudness(samples[-size:]) <= QUIET * loudness(samples)

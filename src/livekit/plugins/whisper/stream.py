@@ -13,7 +13,7 @@ from livekit import rtc
 from livekit.agents import APIConnectionError, APIConnectOptions, stt, utils, vad
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NotGivenOr
 
-from .ahead import Ahead, Guess, StreamOptions
+from .ahead import Ahead, Guess, StreamOptions, succeeded
 from .api import api_errors
 from .log import logger
 from .segmenter import Segmenter, ends_quietly
@@ -205,9 +205,9 @@ class WhisperStream(stt.RecognizeStream):
             if not owed.guess.done():
                 decode = asyncio.create_task(self._decode_now(owed.utterance))
                 await asyncio.wait((decode, owed.guess), return_when=asyncio.FIRST_COMPLETED)
-                if decode.done() and not _succeeded(decode):
+                if decode.done() and not succeeded(decode):
                     await asyncio.wait([owed.guess], timeout=self._decode_options.timeout)
-            if _succeeded(owed.guess) and not (decode and _succeeded(decode)):
+            if succeeded(owed.guess) and not (decode and succeeded(decode)):
                 self._use(owed.utterance, owed.guess.result())
                 return owed.guess.result()
             return await (decode or self._decode_now(owed.utterance))
@@ -287,10 +287,6 @@ async def _together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         return [task.result() for task in tasks]
     finally:
         await utils.aio.cancel_and_wait(*tasks)
-
-
-def _succeeded(task: asyncio.Task[Any]) -> bool:
-    return task.done() and not task.cancelled() and not task.exception()
 
 
 def _later(time: NotGivenOr[float], offset: float) -> NotGivenOr[float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import windows
+from ..audio import loudness, windows
 from ..errors import AudioError, ConfigError, EngineError, ModelDamaged, WhisperError
 from ..metrics import GATE_REDECODES
 from ..types import (
@@ -245,16 +245,9 @@ def _rest(window: _Window, decoded: Decoded) -> _Window | None:
     rest = samples[cut:]
     if not decoded.segments or decoded.is_silence or len(rest) < REST_SECONDS * SAMPLE_RATE:
         return None
-    if cut < SAMPLE_RATE // 10 or _loudness(rest) < REST_LOUDNESS * _loudness(samples):
+    if cut < SAMPLE_RATE // 10 or loudness(rest) < REST_LOUDNESS * loudness(samples):
         return None
     return _Window(window.index, window.start + cut / SAMPLE_RATE, Audio(rest))
-
-
-def _loudness(samples: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
-    """Root mean square of the loudest 0.1 s."""
-    size = SAMPLE_RATE // 10
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    return float(np.sqrt(np.square(frames).mean(axis=1).max())) if len(frames) else 0.0
 
 
 def _join(parts: list[tuple[float, Decoded]], options: DecodeOptions) -> Transcript:

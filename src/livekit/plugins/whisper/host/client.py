@@ -59,7 +59,6 @@ class HostBackend:
         self._loop = OwnLoop("whisper-host-client")
         self._lock = threading.RLock()  # the garbage collector may release in any thread
         self._refs: Counter[ModelKey] = Counter()
-        self._closed = False
         # The rest belongs to the loop.
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
@@ -101,7 +100,6 @@ class HostBackend:
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
-        self._closed = True
         await self._loop.aclose(self._disconnect)
         if self._fallback:
             await self._fallback.aclose()
@@ -221,7 +219,7 @@ class HostBackend:
         if self._connection is not connection:
             return
         self._lost(connection, gone)
-        if gone.crashed and not self._closed:
+        if gone.crashed and not self._loop.closed:
             for key in list(self._refs):
                 self._background(self._rewarm(key))
 

@@ -30,6 +30,11 @@ class OwnLoop:
         self._closed = False
         self._calls: set[Future[Any]] = set()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
+
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What it returns; a caller that is cancelled cancels it.
 
