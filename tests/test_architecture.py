@@ -24,6 +24,7 @@ LAYERS = [
     {"host.connection", "host.guard", "host.listen"},
     {"host.client", "host.app"},
     {"host.serve"},
+    {"host.launch"},
     {"api", "ahead", "doctor", "load", "host.commands"},
     {"stream"},
     {"stt"},
@@ -105,6 +106,18 @@ def test_import_starts_no_thread_and_imports_no_engine() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert out.stdout.strip() == "0 []"
+
+
+def test_host_is_started_without_livekit_agents(tmp_path: Path) -> None:
+    from livekit.plugins.whisper.host.process import LAUNCHER
+
+    out = subprocess.run(
+        [sys.executable, "-X", "importtime", str(LAUNCHER)],  # for want of a socket it ends there
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    imports = [line.rpartition("|")[2].strip() for line in out.stderr.splitlines()]
+    assert "livekit.plugins.whisper.host.serve" in imports
+    assert not [name for name in imports if name.startswith(("livekit.agents", "livekit.rtc"))]
 
 
 def test_plugin_can_be_imported_off_the_main_thread() -> None:

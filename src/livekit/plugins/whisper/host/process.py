@@ -21,8 +21,9 @@ from ..log import logger
 from . import wire
 from .place import HostSpec, Place, Target, absolute_paths
 
+LAUNCHER = Path(__file__).with_name("launch.py")
 START_SECONDS = 60.0
-"""For a host to answer after its start: two seconds on a quiet machine, more on a busy one."""
+"""For a host to answer after its start: one second on a quiet machine, more on a busy one."""
 ANSWER_SECONDS = 5.0
 """For a host that accepts connections to answer what it knows by heart."""
 MAX_LOG = 2**20
@@ -144,7 +145,7 @@ def start_or_join(spec: HostSpec) -> Place:
 
 def _start(spec: HostSpec, place: Place, deadline: float) -> None:
     """Starts a host in a session of its own, and waits until it answers."""
-    argv = [sys.executable, "-m", f"{__package__}.serve", str(place.socket), spec.to_json()]
+    argv = [sys.executable, str(LAUNCHER), str(place.socket), spec.to_json()]
     started = time.monotonic()
     with _open_log(place.log) as log:
         child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The host as a process: `python -m livekit.plugins.whisper.host.serve SOCKET SPEC`."""
+"""The host as a process, on the socket and with the limits that it is told."""
 
 from __future__ import annotations
 
@@ -172,7 +172,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-if __name__ == "__main__":
-    sys.exit(main())
