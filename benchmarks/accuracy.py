@@ -34,7 +34,7 @@ SPEEDS = (0.85, 1.0, 1.15)
 
 ABOUT = """\
 Of all words of a row together, in percent, greedy, int8: with the encoder's window of always 30 s,
-and with one as short as the utterance allows (10 s and more). The recordings are read by people, at
+and with one as short as the utterance allows (8 s and more). The recordings are read by people, at
 three speeds; the rest is spoken by espeak-ng, which base, in other languages than English, often
 does not understand: these rows compare the windows, and say nothing of people."""
 ABOUT_LANGUAGES = "Utterances of one voice whose language base found by itself, in percent."

@@ -80,7 +80,7 @@ def test_same_words_as_in_the_full_window(
 
 @pytest.mark.parametrize(
     ("duration", "window"),
-    [(0.1, 10), (9.5, 10), (9.6, 12), (11.5, 12), (11.6, 14), (27.5, 28), (28.0, 30), (30.0, 30)],
+    [(0.1, 8), (7.5, 8), (7.6, 10), (9.5, 10), (9.6, 12), (27.5, 28), (28.0, 30), (30.0, 30)],
 )
 def test_window_is_as_long_as_the_speech_needs(duration: float, window: float) -> None:
     assert decoding.window_seconds(duration) == window
@@ -90,7 +90,7 @@ def test_encoder_sees_the_short_window_only(
     engine: Engine, speech: list[Audio], encoded: list[float]
 ) -> None:
     engine.transcribe(speech[:2], ADAPTIVE)
-    assert encoded == [10, 10]
+    assert encoded == [8, 8]
     encoded.clear()
     engine.transcribe(speech[:1], FULL)
     assert encoded == [30]
@@ -109,7 +109,7 @@ def test_clear_speech_needs_no_full_window_whatever_the_options(
 ) -> None:
     heard = engine.transcribe(speech, options)
     assert errors(heard) <= 0.1
-    assert encoded == [10] * 5
+    assert encoded == [8] * 5
 
 
 def test_batch_of_mixed_lengths_gives_what_each_gives_alone(
@@ -123,7 +123,7 @@ def test_batch_of_mixed_lengths_gives_what_each_gives_alone(
     assert texts(engine.transcribe(batch, ADAPTIVE)) == [
         adaptive[4].text, alone[1], adaptive[0].text, alone[0], adaptive[1].text,
     ]  # fmt: skip
-    assert set(encoded) == {10, 14, 26}
+    assert set(encoded) == {8, 14, 26}
 
 
 def test_repetition_in_a_short_window_is_decoded_again_in_full(
@@ -157,7 +157,7 @@ def test_doubtful_member_of_a_batch_leaves_the_others(
     monkeypatch.setattr(decoding, "doubt", lambda decoded, duration: duration == speech[2].duration)
     heard = texts(engine.transcribe(speech[:4], ADAPTIVE))
     assert heard == texts([adaptive[0], adaptive[1], full[2], adaptive[3]])
-    assert encoded == [10, 10, 10, 10, 30]
+    assert encoded == [8, 8, 8, 8, 30]
 
 
 @pytest.mark.parametrize("noise", NOISES)

@@ -15,6 +15,11 @@ from livekit.plugins.whisper.types import Audio, Segment
 
 from tests.support.weights import recordings
 
+WALK = (
+    "She opened the window, looked down at the crowded street, and decided that it was far too "
+    "warm to go for"
+)
+
 
 def decoded(
     text: str,
@@ -42,6 +47,7 @@ def test_speech_is_believed(text: str) -> None:
     [
         (decoded("Turn left at the bridge.", -1.05), 2.0, "improbable"),
         (decoded("What time is it? What time is it?"), 1.3, "repetitive"),
+        (decoded(f"{WALK} a walk. {WALK} an walk."), 7.3, "repetitive"),
         (decoded("He was not an old-s-s-y-y-y-y-y-y-y-y-y"), 3.0, "repetitive"),
         (decoded("mei, mei, mei, mei, mei"), 4.0, "repetitive"),
         (decoded(2 * "ご視聴ありがとうございました。"), 4.0, "repetitive"),

@@ -35,8 +35,9 @@ REST_SECONDS = 1.0
 REST_LOUDNESS = 0.1
 """A rest of a window at least this long and this loud (against its loudest 0.1 s) that Whisper's
 timestamps leave undecoded is decoded on its own, as Whisper's own seeking does."""
-FLOOR_SECONDS = 10.0
-"""The shortest window: tiny.en repeats itself in windows of 4 to 5 s, and base in some of 10 s."""
+FLOOR_SECONDS = 8.0
+"""The shortest window: in ones of 4 to 7 s tiny.en repeats itself often, which costs more time than
+it saves; in longer ones rarely, and the gate sees it."""
 STEP_SECONDS = 2.0
 """Windows grow in steps of this: utterances in equal windows are decoded together."""
 MARGIN_SECONDS = 0.5

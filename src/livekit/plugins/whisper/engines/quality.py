@@ -17,6 +17,8 @@ SURE_NO_SPEECH, SURE_LOG_PROB = 0.8, -0.6
 """Where silence is that likely, likelier text is dropped as well: steady noise makes the small
 models say "you" at -0.7 to -0.9 with 0.91 to 0.95 (tiny.en); speech stays below 0.1."""
 
+SHORT_COMPRESSION_RATIO_LIMIT = 2.0
+"""In a short window, which repeats a sentence with a word changed: that is 2.3, speech up to 1.7."""
 LANGUAGE_LIMIT = 0.8
 """Below it the short window's language is often wrong where the full one's is right (base)."""
 TOKENS, TOKENS_PER_SECOND = 16, 25
@@ -88,7 +90,8 @@ def doubt(decoded: Decoded, duration: float) -> str:
     letters = "".join(filter(str.isalnum, decoded.text.lower()))
     if decoded.avg_logprob < LOG_PROB_LIMIT:
         return "improbable"
-    if decoded.is_repetitive or REPEATED.search(letters):
+    repeats = compression_ratio(decoded.text) > SHORT_COMPRESSION_RATIO_LIMIT
+    if repeats or REPEATED.search(letters):
         return "repetitive"
     if decoded.tokens > token_limit(duration):
         return "too many tokens"
