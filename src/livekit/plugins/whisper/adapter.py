@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from livekit.agents import APIConnectionError, APIConnectOptions, stt, utils, vad
+from livekit.agents import (
+    APIConnectionError,
+    APIConnectOptions,
+    ConversationItemAddedEvent,
+    stt,
+    utils,
+    vad,
+)
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 
 from .ahead import StreamOptions
+from .steering import Steering
 from .stream import WhisperStream
-from .stt import LocalSTT
+from .stt import LocalSTT, check_changes, push_turn
 from .types import Utterance
-
-_asking: ContextVar[tuple[object, ...]] = ContextVar("whisper_asking", default=())
-"""The adapters whose question is being answered: metrics of a shared STT go to these alone."""
 
 
 class WhisperStreamAdapter(stt.StreamAdapter):
@@ -55,9 +59,15 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         )
         self._options = options or StreamOptions()
         if self._ahead is None:
-            self._options = StreamOptions(preflight=0.0, interim_results=False)
+            self._options = replace(self._options, preflight=0.0, interim_results=False)
         self._capabilities.interim_results = self._options.interim_results
+        others = [each.capabilities for each in self._others()]
+        self._capabilities.keyterms = self._ahead is not None or any(o.keyterms for o in others)
+        self._capabilities.chat_context = self._options.chat_context or any(
+            other.chat_context for other in others
+        )
         self._owns = owns
+        self._steering = Steering()
         # recognize() reaches the wrapped STT, which reports its metrics itself.
         self._recognize_metrics_needed = False
         # The wrapped STT is shared and lives on: it must not keep this handle alive.
@@ -83,6 +93,39 @@ class WhisperStreamAdapter(stt.StreamAdapter):
             conn_options=conn_options,
         )
 
+    def update_options(self, **changes: Any) -> None:
+        """Changes how is decoded for this session from now on; other sessions' handles are not
+        touched, this one's open streams are.
+
+        Args:
+            changes: of `language` (None: detect it), `prompt` and `hotwords` (None: none). Of
+                these, a fallback that is none of ours takes the language.
+
+        Raises:
+            ConfigError: the option cannot be changed, or the model does not know the language.
+        """
+        if self._ahead:
+            check_changes(self._ahead, changes)
+        self._steering.update(**changes)
+
+    def _update_session_keyterms(self, keyterms: list[str]) -> None:
+        self._steering.set_keyterms(keyterms)
+        for other in self._others():
+            other._update_session_keyterms(keyterms)
+
+    def _push_conversation_item(self, item: ConversationItemAddedEvent) -> None:
+        if self._options.chat_context:
+            push_turn(self._steering, item)
+        for other in self._others():
+            other._push_conversation_item(item)
+
+    def _others(self) -> list[stt.STT[Any]]:
+        """What decodes for this session without being steered by it: none of ours, nor shared."""
+        members = [self._stt]
+        if isinstance(self._stt, stt.FallbackAdapter):
+            members = self._stt._stt_instances
+        return [each for each in members if not isinstance(_within(each), LocalSTT)]
+
     @property
     def _ahead(self) -> LocalSTT | None:
         """What decodes before the end of speech: it costs nothing but this machine's time.
@@ -94,18 +137,18 @@ class WhisperStreamAdapter(stt.StreamAdapter):
             if not first._status[0].available:
                 return None
             first = first._stt_instances[0]
-        if isinstance(first, WhisperStreamAdapter):
-            first = first._stt
+        first = _within(first)
         usual = getattr(type(first), "_recognize_impl", None) is LocalSTT._recognize_impl
         return first if isinstance(first, LocalSTT) and usual else None
 
     async def _hear(
-        self, utterance: Utterance, language: NotGivenOr[str] = NOT_GIVEN
+        self, utterance: Utterance, language: NotGivenOr[str] = NOT_GIVEN, **changes: Any
     ) -> stt.SpeechEvent:
         ahead = self._ahead
         if ahead is None:
             raise APIConnectionError("what decodes ahead is out of order")
-        return await ahead.hear(utterance, language)
+        with self._steering.asking():
+            return await ahead.hear(utterance, language, **changes)
 
     async def _recognize_impl(
         self,
@@ -114,11 +157,10 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         language: NotGivenOr[str] = NOT_GIVEN,
         conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
     ) -> stt.SpeechEvent:
-        asking = _asking.set((*_asking.get(), self))
-        try:
+        if not utils.is_given(language):
+            language = self._steering.language or language
+        with self._steering.asking():
             return await self._stt.recognize(buffer, language=language, conn_options=conn_options)
-        finally:
-            _asking.reset(asking)
 
     async def aclose(self) -> None:
         """Lets go of the shared STT, which stays warm for the next session."""
@@ -127,13 +169,18 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         self._closing()
 
 
+def _within(given: stt.STT[Any]) -> stt.STT[Any]:
+    """What a handle of ours is a handle on."""
+    return given._stt if isinstance(given, WhisperStreamAdapter) else given
+
+
 def _forward_weakly(source: stt.STT[Any], target: WhisperStreamAdapter) -> Callable[[], None]:
     """Passes on the metrics of what `target` asked for, while it lives; returns what stops it."""
     reference = weakref.ref(target)
 
     def forward(*args: Any) -> None:
         adapter = reference()
-        if adapter is not None and adapter in _asking.get():
+        if adapter is not None and adapter._steering.asks:
             adapter.emit("metrics_collected", *args)
 
     source.on("metrics_collected", forward)

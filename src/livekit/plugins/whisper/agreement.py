@@ -37,7 +37,7 @@ class Agreement:
         pieces = _PIECE.findall(" " + text.strip())
         agreed = 0
         for now, before in zip(pieces, self._last, strict=False):
-            if _bare(now) != _bare(before):
+            if bare(now) != bare(before):
                 break
             agreed += 1
         self._stable += pieces[len(self._stable) : agreed]
@@ -45,6 +45,6 @@ class Agreement:
         return "".join([*self._stable, *pieces[len(self._stable) :]]).strip()
 
 
-def _bare(piece: str) -> str:
-    """Without what changes as more is heard: case and punctuation."""
+def bare(piece: str) -> str:
+    """A word without what changes as more is heard: case and punctuation."""
     return "".join(filter(str.isalnum, piece)).casefold() or piece.strip()

@@ -133,6 +133,8 @@ class STTConfig(BaseSettings):
     preflight: float = Field(default=0.1, ge=0.0, le=30.0)
     """Seconds of silence after which a stream decodes what was said, before the VAD has decided
     that the speech has ended; 0: only then."""
+    chat_context: bool = False
+    """Whether the model is shown the last turns of the conversation, as its prompt."""
     backend: Literal["auto", "host", "process"] = "auto"
     """Where the model lives: in the machine's host, in this process, or (`auto`) in the host and,
     where there can be none, in this process."""

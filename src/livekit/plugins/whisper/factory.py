@@ -15,13 +15,12 @@ from typing import Any, Protocol
 from livekit.agents import stt, vad
 
 from .adapter import WhisperStreamAdapter
-from .ahead import StreamOptions
 from .backend import process_backend
 from .cache import Cache, CacheInfo
 from .config import STTConfig
 from .errors import ConfigError, MissingExtraError
 from .log import logger
-from .stt import FasterWhisperSTT, WhisperSTT
+from .stt import FasterWhisperSTT, WhisperSTT, stream_options
 from .types import ModelKey
 
 ENTRY_POINTS = "livekit_whisper.providers"
@@ -49,8 +48,8 @@ class InstanceKey:
     @classmethod
     def of(cls, config: STTConfig) -> InstanceKey:
         """The key of a configuration; its fallback has a key of its own."""
-        # The last two are a session's own.
-        named = {"provider", "model", "language", "fallback", "interim_results", "preflight"}
+        own = {"interim_results", "preflight", "chat_context"}  # a session's
+        named = {"provider", "model", "language", "fallback"} | own
         options = tuple(
             (name, value)
             for name, setting in STTConfig.model_fields.items()
@@ -118,7 +117,7 @@ class ProviderFactory:
         if vad is None or not all(isinstance(m, WhisperStreamAdapter) for m in members):
             return joined
         # Utterance by utterance: what made the primary fail is what the fallback transcribes.
-        return WhisperStreamAdapter(stt=joined, vad=vad, options=_stream_options(config), owns=True)
+        return WhisperStreamAdapter(stt=joined, vad=vad, options=stream_options(config), owns=True)
 
     @classmethod
     def cached_stt(cls, config: STTConfig | Mapping[str, Any] | None = None) -> stt.STT[Any]:
@@ -212,7 +211,7 @@ class ProviderFactory:
         return WhisperStreamAdapter(
             stt=instance,
             vad=vad,
-            options=_stream_options(config),
+            options=stream_options(config),
             on_close=partial(cls._let_go, key, instance),
         )
 
@@ -244,10 +243,6 @@ class ProviderFactory:
             f"provider (STT_PROVIDER): {name!r} is not known{hint} "
             f"(allowed: {', '.join(cls.providers())})"
         )
-
-
-def _stream_options(config: STTConfig) -> StreamOptions:
-    return StreamOptions(config.preflight, config.interim_results)
 
 
 def as_config(config: STTConfig | Mapping[str, Any] | None) -> STTConfig:

@@ -60,6 +60,12 @@ DROPS = Counter(
     "Utterances never decoded, by reason (superseded, cancelled, overloaded).",
     ["reason"],
 )
+NOT_SPEECH = Counter(
+    PREFIX + "not_speech",
+    "Decoded windows whose text was dropped, by what it is that nobody said (silence, phrase, "
+    "echo, repetition, punctuation).",
+    ["reason"],
+)
 ERRORS = Counter(PREFIX + "errors", "Requests that failed, by the error's code.", ["code"])
 REQUESTS = Counter(PREFIX + "requests", "Requests that the host answered.", ["route", "status"])
 REQUEST_SECONDS = Histogram(

@@ -77,9 +77,15 @@ class Segmenter:
         if at - self._begun < window:
             return None
         # Speech without a pause is cut where it is quietest: nothing waits for ever in memory.
-        end = self._begun + quietest_cut(self._speech(self._begun + window).samples)
-        utterance = self._cut(end)
-        self._begun, self._silent_since = end, None
+        return self.cut(self._begun + quietest_cut(self._speech(self._begun + window).samples))
+
+    def cut(self, at: int) -> Utterance | None:
+        """What was said in the open utterance before `at`; the next begins there, and is open."""
+        if self._begun is None:
+            return None
+        utterance = self._cut(at)
+        if utterance:
+            self._begun, self._silent_since = at, None
         return utterance
 
     def pause(self, at: int, silence: float) -> Utterance | None:

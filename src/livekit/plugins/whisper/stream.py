@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from livekit import rtc
 from livekit.agents import APIConnectionError, APIConnectOptions, stt, utils, vad
-from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NotGivenOr
+from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 
 from .ahead import Ahead, Guess, StreamOptions, succeeded
 from .api import api_errors
 from .log import logger
 from .segmenter import Segmenter, ends_quietly
+from .steering import Steering
 from .types import SAMPLE_RATE, Utterance
 
 PREFIX_PADDING_SECONDS = 0.5
@@ -47,7 +48,8 @@ class WhisperStream(stt.RecognizeStream):
         vad: any LiveKit VAD; None: `flush()` alone says where an utterance ends.
         options: when to decode before the end of speech.
         decode: decodes what was said, with as many attempts as it takes.
-        ahead: decodes an utterance once, as urgently as it says; None: nothing can.
+        ahead: as `LocalSTT.hear`, decodes once, as urgently as the utterance says; None: nothing
+            can.
         language: in place of the one configured.
         conn_options: for `decode`.
     """
@@ -59,18 +61,23 @@ class WhisperStream(stt.RecognizeStream):
         options: StreamOptions,
         *,
         decode: Decode,
-        ahead: Callable[[Utterance, NotGivenOr[str]], Awaitable[stt.SpeechEvent]] | None,
+        ahead: Callable[..., Awaitable[stt.SpeechEvent]] | None,
         language: NotGivenOr[str],
         conn_options: APIConnectOptions,
     ) -> None:
         # `decode` retries by itself, with the audio in hand.
         super().__init__(stt=owner, conn_options=_NO_RETRY, sample_rate=SAMPLE_RATE)
         self._vad, self._decode, self._hear = vad, decode, ahead
-        self._language = language
+        self._language, self._steering = language, Steering()
         self._decode_options = conn_options
         self._segmenter = Segmenter(utils.shortuuid("stream_"), options.preflight)
         self._ahead = Ahead(
-            self._segmenter, self._hear_ahead, self._send, lambda: not self._unanswered, options
+            self._segmenter,
+            self._hear_ahead,
+            self._send,
+            lambda: not self._unanswered,
+            lambda: self.start_time_offset,
+            options,
         )
         self._owed: asyncio.Queue[_Owed | None] = asyncio.Queue()
         self._unanswered = 0
@@ -85,6 +92,19 @@ class WhisperStream(stt.RecognizeStream):
             mono = data.mean(axis=1).astype(np.int16)
             frame = rtc.AudioFrame(mono.tobytes(), frame.sample_rate, 1, len(mono))
         super().push_frame(frame)
+
+    def update_options(self, **changes: Any) -> None:
+        """Changes how this stream decodes, from the next decode on.
+
+        Args:
+            changes: of `language` (None: detect it), `prompt` and `hotwords` (None: none).
+
+        Raises:
+            ConfigError: the option cannot be changed, or the language is not known.
+        """
+        self._steering.update(**changes)
+        if "language" in changes:
+            self._language = self._steering.language or NOT_GIVEN
 
     async def _run(self) -> None:
         try:
@@ -102,7 +122,7 @@ class WhisperStream(stt.RecognizeStream):
                 if guess and utterance and not ends_quietly(utterance.audio):
                     guess.cancel()  # somebody speaks again, which the VAD has not told yet
                     guess = None
-                self._owe(utterance, time.time(), guess)
+                self._owe(utterance, time.time(), guess=guess)
         self._owed.put_nowait(None)
 
     async def _detect(self, detector: vad.VAD) -> bool:
@@ -143,8 +163,8 @@ class WhisperStream(stt.RecognizeStream):
                 self._begin(now - round(heard * SAMPLE_RATE))
             elif event.type == vad.VADEventType.END_OF_SPEECH:
                 ended = time.time() - event.silence_duration - event.inference_duration
-                guess = self._ahead.take()
-                self._owe(self._segmenter.end(now), ended, guess)
+                guess, utterance = self._ahead.take(), self._segmenter.end(now)
+                self._owe(utterance, ended, silence=event.silence_duration, guess=guess)
             else:
                 self._advance(now, event.raw_accumulated_silence)
 
@@ -152,6 +172,7 @@ class WhisperStream(stt.RecognizeStream):
         if not self._segmenter.speaking:
             self._segmenter.begin(at)
             self._ahead.begin()
+            self._steering.before = ""
         if not self._open:
             self._open = True
             self._send(stt.SpeechEvent(stt.SpeechEventType.START_OF_SPEECH))
@@ -162,9 +183,22 @@ class WhisperStream(stt.RecognizeStream):
             self._ahead.begin()
         elif self._segmenter.speaking and self._hear:
             self._ahead.advance(at, silence)
+            if cut := self._ahead.cut():
+                utterance, guess = cut
+                self._owe(utterance, time.time(), guess=guess)
+                self._ahead.begin()
+                self._steering.before = guess.result().alternatives[0].text
 
-    def _owe(self, utterance: Utterance | None, ended: float, guess: Guess | None = None) -> None:
+    def _owe(
+        self,
+        utterance: Utterance | None,
+        ended: float,
+        *,
+        silence: float = 0.0,
+        guess: Guess | None = None,
+    ) -> None:
         if utterance:
+            self._ahead.remember(utterance, silence)
             self._unanswered += 1
             self._owed.put_nowait(_Owed(utterance, ended, guess))
         elif not self._unanswered:
@@ -218,9 +252,10 @@ class WhisperStream(stt.RecognizeStream):
 
     async def _decode_now(self, utterance: Utterance) -> stt.SpeechEvent:
         try:
-            event = await self._decode(
-                _frame(utterance), language=self._language, conn_options=self._decode_options
-            )
+            with self._steering.asking():
+                event = await self._decode(
+                    _frame(utterance), language=self._language, conn_options=self._decode_options
+                )
         except Exception as exc:
             self._failure = exc
             raise
@@ -231,10 +266,11 @@ class WhisperStream(stt.RecognizeStream):
         if not (self._owner_decodes and api_error is self._failure):
             super()._emit_error(api_error, recoverable)
 
-    async def _hear_ahead(self, utterance: Utterance) -> stt.SpeechEvent:
+    async def _hear_ahead(self, utterance: Utterance, **changes: Any) -> stt.SpeechEvent:
         assert self._hear
         # Its times are the utterance's, as those of `decode` are.
-        event = await self._hear(replace(utterance, start=0.0), self._language)
+        with self._steering.asking():
+            event = await self._hear(replace(utterance, start=0.0), self._language, **changes)
         return self._placed(event, utterance)
 
     def _placed(self, event: stt.SpeechEvent, utterance: Utterance) -> stt.SpeechEvent:

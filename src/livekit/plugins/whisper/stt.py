@@ -6,13 +6,16 @@ import asyncio
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from livekit.agents import (
     APIConnectOptions,
+    ConversationItemAddedEvent,
     LanguageCode,
+    llm,
     stt,
     utils,
     vad,
@@ -33,6 +36,7 @@ from .config import ComputeType, ExplicitConfig, STTConfig
 from .errors import ConfigError, WhisperError
 from .languages import language_code
 from .log import logger
+from .steering import Steering, steered
 from .stream import WhisperStream
 from .types import Audio, DecodeOptions, ModelKey, Task, Transcript, Utterance, Window
 
@@ -63,6 +67,7 @@ class LocalSTT(stt.STT[Any]):
         backend: Backend | Literal["auto", "host", "process"] = "auto",
         interim_results: bool = True,
         preflight: float = STTConfig.model_fields["preflight"].default,
+        chat_context: bool = False,
         vad: vad.VAD | None = None,
     ) -> None:
         """Makes an STT; nothing is loaded before `prewarm()` or the first audio.
@@ -89,6 +94,7 @@ class LocalSTT(stt.STT[Any]):
             interim_results: whether a stream decodes what is being said while it is said.
             preflight: seconds of silence after which a stream decodes what was said; 0: at the
                 end of speech only.
+            chat_context: whether the model is shown the last turns of the conversation.
             vad: any LiveKit VAD, with which this is an STT that streams by itself. Without one
                 LiveKit puts a `StreamAdapter` around it, and `stream()` is driven by `flush()`.
 
@@ -113,6 +119,7 @@ class LocalSTT(stt.STT[Any]):
             backend=backend if isinstance(backend, str) else "auto",
             interim_results=interim_results,
             preflight=preflight,
+            chat_context=chat_context,
         )
         self._init(config, None if isinstance(backend, str) else backend)
         self._vad = vad
@@ -141,16 +148,19 @@ class LocalSTT(stt.STT[Any]):
                 streaming=False,
                 interim_results=False,
                 aligned_transcript="word" if config.word_timestamps else False,
+                keyterms=True,
+                chat_context=config.chat_context,
             )
         )
         key = config.model_key
         self._options = config.decode_options
-        self._stream_options = StreamOptions(config.preflight, config.interim_results)
+        self._stream_options = stream_options(config)
         _check(key, self._options, elsewhere=_is_elsewhere(config))
         self._key = replace(key, model=models.absolute(key.engine, key.model))
         self._backend: Backend = backend or shared_backend(config)
         self._warming: threading.Thread | None = None
         self._announced = False
+        self._steering = Steering()
         logger.info("[WHISPER-INIT] instance=%d key=%s", id(self), self._key)
 
     @property
@@ -195,6 +205,24 @@ class LocalSTT(stt.STT[Any]):
             self._announced = True
             logger.info("[WHISPER-REUSE] instance=%d key=%s", id(self), self._key)
 
+    def update_options(self, **changes: Any) -> None:
+        """Changes how is decoded from the next decode on, in open streams as well.
+
+        Args:
+            changes: of `language` (None: detect it), `prompt` and `hotwords` (None: none).
+
+        Raises:
+            ConfigError: the option cannot be changed, or the model does not know the language.
+        """
+        check_changes(self, changes)
+        self._steering.update(**changes)
+
+    def _update_session_keyterms(self, keyterms: list[str]) -> None:
+        self._steering.set_keyterms(keyterms)
+
+    def _push_conversation_item(self, ev: ConversationItemAddedEvent) -> None:
+        push_turn(self._steering, ev)
+
     async def transcribe(
         self, sound: Audio, *, start: float = 0.0, language: str | None = None
     ) -> Transcript:
@@ -208,8 +236,16 @@ class LocalSTT(stt.STT[Any]):
         Raises:
             WhisperError: the model cannot be loaded, or decoding failed.
         """
-        options = replace(self._options, language=language) if language else self._options
+        options = self._options_now(language)
         return await self._backend.transcribe(self._key, Utterance(sound, start), options)
+
+    def _options_now(self, language: NotGivenOr[str] | None) -> DecodeOptions:
+        hotwords = engines.ENGINES[self._key.engine].hotwords
+        options = self._steering.apply(self._options, hotwords=hotwords)
+        options = steered(options, hotwords=hotwords)
+        if is_given(language) and language:
+            options = replace(options, language=language_code(language))
+        return options
 
     def stream(
         self,
@@ -234,17 +270,20 @@ class LocalSTT(stt.STT[Any]):
         )
 
     async def hear(
-        self, utterance: Utterance, language: NotGivenOr[str] = NOT_GIVEN
+        self, utterance: Utterance, language: NotGivenOr[str] = NOT_GIVEN, **changes: Any
     ) -> stt.SpeechEvent:
         """Decodes an utterance once, as urgently as it says; gives up when cancelled.
+
+        Args:
+            utterance: what to decode.
+            language: in place of the one configured.
+            changes: fields of `DecodeOptions` that are this utterance's own.
 
         Raises:
             APIError: it could not be decoded.
         """
         with api_errors():
-            options = self._options
-            if is_given(language) and language:
-                options = replace(options, language=language_code(language))
+            options = replace(self._options_now(language), **changes)
             transcript = await self._backend.transcribe(self._key, utterance, options)
         return _speech_event(transcript, options.task)
 
@@ -260,8 +299,8 @@ class LocalSTT(stt.STT[Any]):
             # that takes long to decode would take as long again.
             await asyncio.wait_for(self._load(), conn_options.timeout or None)
             sound = await asyncio.to_thread(audio.from_frames, buffer)
-            code = language_code(language) if is_given(language) and language else None
-            transcript = await self.transcribe(sound, language=code)
+            given = language if is_given(language) else None
+            transcript = await self.transcribe(sound, language=given)
         return _speech_event(transcript, self._options.task)
 
 
@@ -305,6 +344,11 @@ def _speech_event(transcript: Transcript, task: Task) -> stt.SpeechEvent:
     )
 
 
+def stream_options(config: STTConfig) -> StreamOptions:
+    """What of a configuration is a session's own."""
+    return StreamOptions(config.preflight, config.interim_results, config.chat_context)
+
+
 def shared_backend(config: STTConfig) -> Backend:
     """Where the models of a configuration live: one backend for all who ask alike."""
     if config.backend == "process" or os.name != "posix":
@@ -326,8 +370,25 @@ def _check(key: ModelKey, options: DecodeOptions, *, elsewhere: bool) -> None:
     if not elsewhere:
         engines.check(key)
         models.check_reference(key.engine, key.model)
-    if options.hotwords and key.engine != "faster-whisper":
+    if options.hotwords and not engines.ENGINES[key.engine].hotwords:
         logger.warning("hotwords (STT_HOTWORDS): %s has none, they are left out", key.engine)
+    _check_english(key, options)
+
+
+def check_changes(local: LocalSTT, changes: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` where this STT's model cannot do what options are changed to."""
+    trial = Steering()
+    trial.update(**changes)
+    _check_english(local.model_key, trial.apply(local._options))
+
+
+def push_turn(steering: Steering, ev: ConversationItemAddedEvent) -> None:
+    """Takes in what was said last in a session, by the user or the agent."""
+    if isinstance(ev.item, llm.ChatMessage) and ev.item.role in ("user", "assistant"):
+        steering.add_turn(ev.item.text_content or "")
+
+
+def _check_english(key: ModelKey, options: DecodeOptions) -> None:
     if not key.model.endswith(".en"):
         return
     if options.language not in (None, "en"):

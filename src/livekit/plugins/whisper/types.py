@@ -88,6 +88,9 @@ class DecodeOptions:
     """Whether `Segment.words` is filled in (costs an alignment pass)."""
     window: Window = "adaptive"
     """How much audio the encoder sees for a short utterance: what is needed, or always 30 s."""
+    context: float = 0.0
+    """Seconds at the beginning of the audio that are heard for their context alone: their words are
+    not transcribed. With the rest, 30 s at most."""
 
 
 class Urgency(IntEnum):

@@ -79,6 +79,8 @@ class EngineSpec:
     """The extra of this distribution that installs it."""
     compute_types: tuple[str, ...]
     """The number formats that it takes."""
+    hotwords: bool
+    """Whether it favours the words of `DecodeOptions.hotwords`."""
 
 
 ENGINES = {
@@ -88,12 +90,14 @@ ENGINES = {
         "faster-whisper",
         ("auto", "default", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16",
          "float16", "bfloat16", "float32"),
+        hotwords=True,
     ),
     "openai-whisper": EngineSpec(
         "openai_whisper",
         "whisper",
         "openai-whisper",
         ("auto", "default", "float16", "float32"),
+        hotwords=False,
     ),
 }  # fmt: skip
 

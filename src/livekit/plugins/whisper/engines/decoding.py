@@ -15,7 +15,7 @@ import numpy as np
 
 from ..audio import loudness, windows
 from ..errors import AudioError, ConfigError, EngineError, ModelDamaged, WhisperError
-from ..metrics import GATE_REDECODES
+from ..metrics import GATE_REDECODES, NOT_SPEECH
 from ..types import (
     SAMPLE_RATE,
     WINDOW_SECONDS,
@@ -25,7 +25,7 @@ from ..types import (
     Transcript,
     Word,
 )
-from .quality import Decoded, best, doubt
+from .quality import Decoded, best, doubt, leaves_out, not_speech
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Whisper's own: greedy first, then ever more random."""
@@ -78,6 +78,8 @@ class WindowedEngine(ABC):
 
     def transcribe(self, batch: Sequence[Audio], options: DecodeOptions) -> list[Transcript]:
         """See `Engine.transcribe`."""
+        if options.context:
+            return [self._transcribe_after(audio, options) for audio in batch]
         self._check(options)
         if not all(np.isfinite(audio.samples).all() for audio in batch):
             raise AudioError("audio with samples that are no numbers (NaN or infinite)")
@@ -101,6 +103,21 @@ class WindowedEngine(ABC):
                 if rest := _rest(window, decoded):
                     waiting.insert(0, rest)
         return [_join(sorted(parts, key=lambda p: p[0]), options) for parts in heard]
+
+    def _transcribe_after(self, audio: Audio, options: DecodeOptions) -> Transcript:
+        """The words after the context; what is doubtful with it is decoded without."""
+        plain = replace(options, context=0.0)
+        with_times = replace(plain, word_timestamps=True)
+        if options.context < audio.duration <= WINDOW_SECONDS:
+            (whole,) = self.transcribe([audio], with_times)
+            after = _after(whole, options.context, keep_words=options.word_timestamps)
+            if not leaves_out(after.text, audio.duration - options.context):
+                return after
+        (alone,) = self.transcribe(
+            [Audio(audio.samples[int(options.context * SAMPLE_RATE) :])], plain
+        )
+        segments = tuple(shift(segment, options.context) for segment in alone.segments)
+        return replace(alone, segments=segments)
 
     def smoke(self) -> None:
         """Decodes a second of a quiet tone: a model that yields numbers is called ready.
@@ -251,8 +268,25 @@ def _rest(window: _Window, decoded: Decoded) -> _Window | None:
     return _Window(window.index, window.start + cut / SAMPLE_RATE, Audio(rest))
 
 
+def _after(transcript: Transcript, context: float, *, keep_words: bool) -> Transcript:
+    """What of a transcript with word times was said after so many seconds."""
+    segments = []
+    for segment in transcript.segments:
+        words = tuple(word for word in segment.words if (word.start + word.end) / 2 >= context)
+        if words:
+            text, start = "".join(word.text for word in words).strip(), max(words[0].start, context)
+            kept = words if keep_words else ()
+            segments.append(replace(segment, text=text, start=start, words=kept))
+    return _transcript(segments, transcript.language)
+
+
 def _join(parts: list[tuple[float, Decoded]], options: DecodeOptions) -> Transcript:
-    kept = [(start, decoded) for start, decoded in parts if not decoded.is_silence]
+    kept = list[tuple[float, Decoded]]()
+    for start, decoded in parts:
+        if reason := not_speech(decoded, options):
+            NOT_SPEECH.labels(reason).inc()
+        else:
+            kept.append((start, decoded))
     segments = tuple(
         shift(segment, start)
         for start, decoded in kept
@@ -260,12 +294,16 @@ def _join(parts: list[tuple[float, Decoded]], options: DecodeOptions) -> Transcr
         if any(map(str.isalnum, segment.text))  # "..." is what noise becomes
     )
     language = options.language or (kept or parts)[0][1].language if parts else "en"
+    return _transcript(segments, language)
+
+
+def _transcript(segments: Sequence[Segment], language: str) -> Transcript:
     if not segments:
         return Transcript("", language)
     weights = [max(segment.end - segment.start, 0.02) for segment in segments]
     logprob = float(np.average([s.avg_logprob for s in segments], weights=weights))
     text = " ".join(segment.text for segment in segments)
-    return Transcript(text, language, segments, min(1.0, math.exp(logprob)))
+    return Transcript(text, language, tuple(segments), min(1.0, math.exp(logprob)))
 
 
 def shift(segment: Segment, seconds: float) -> Segment:

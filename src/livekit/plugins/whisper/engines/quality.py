@@ -6,7 +6,8 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from ..types import Segment
+from ..types import DecodeOptions, Segment
+from .phrases import PHRASES
 
 COMPRESSION_RATIO_LIMIT = 2.4
 LOG_PROB_LIMIT = -1.0
@@ -18,7 +19,8 @@ SURE_NO_SPEECH, SURE_LOG_PROB = 0.8, -0.6
 models say "you" at -0.7 to -0.9 with 0.91 to 0.95 (tiny.en); speech stays below 0.1."""
 
 SHORT_COMPRESSION_RATIO_LIMIT = 2.0
-"""In a short window, which repeats a sentence with a word changed: that is 2.3, speech up to 1.7."""
+"""In a short window, which repeats a sentence with a word changed: that is 2.3, speech at most
+1.7."""
 LANGUAGE_LIMIT = 0.8
 """Below it the short window's language is often wrong where the full one's is right (base)."""
 TOKENS, TOKENS_PER_SECOND = 16, 25
@@ -87,7 +89,7 @@ def doubt(decoded: Decoded, duration: float) -> str:
     """
     if decoded.is_silence and decoded.no_speech_prob > SURE_NO_SPEECH:
         return ""
-    letters = "".join(filter(str.isalnum, decoded.text.lower()))
+    letters = _letters(decoded.text)
     if decoded.avg_logprob < LOG_PROB_LIMIT:
         return "improbable"
     repeats = compression_ratio(decoded.text) > SHORT_COMPRESSION_RATIO_LIMIT
@@ -98,11 +100,42 @@ def doubt(decoded: Decoded, duration: float) -> str:
     if len(letters) > LETTERS + LETTERS_PER_SECOND * duration:
         return "too many letters"
     # A phrase left open, without the time at which it ends, is no sign: after a prompt all are.
-    if not letters or len(letters) < FEW_LETTERS_PER_SECOND * (duration - QUIET_SECONDS):
+    if leaves_out(decoded.text, duration):
         return "too few letters"
     if decoded.language_prob < LANGUAGE_LIMIT:
         return "language"
     return ""
+
+
+def leaves_out(text: str, duration: float) -> bool:
+    """Whether so many seconds of speech have more to say."""
+    letters = sum(map(str.isalnum, text))
+    return letters == 0 or letters < FEW_LETTERS_PER_SECOND * (duration - QUIET_SECONDS)
+
+
+def not_speech(decoded: Decoded, options: DecodeOptions) -> str:
+    """Why nobody said what was decoded; empty: somebody did.
+
+    What people do say ("thank you", a keyterm) is dropped only where the audio is doubtful by
+    Whisper's own measures, one of which is enough then.
+    """
+    letters = _letters(decoded.text)
+    if not letters:
+        return "punctuation" if decoded.text.strip() else ""
+    if decoded.is_silence:
+        return "silence"
+    improbable = decoded.avg_logprob < LOG_PROB_LIMIT
+    if decoded.no_speech_prob <= NO_SPEECH_LIMIT and not improbable:
+        return ""
+    if letters in PHRASES:
+        return "phrase"
+    if any(letters in _letters(given or "") for given in (options.prompt, options.hotwords)):
+        return "echo"
+    return "repetition" if decoded.is_repetitive else ""
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def best(attempts: list[Decoded]) -> Decoded:

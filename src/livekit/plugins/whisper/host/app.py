@@ -17,7 +17,7 @@ from .. import metrics
 from ..cache import CacheEntry
 from ..errors import ConfigError, WhisperError
 from ..languages import language_code
-from ..types import DecodeOptions, ModelKey, Task, Urgency, Utterance, Window
+from ..types import WINDOW_SECONDS, DecodeOptions, ModelKey, Task, Urgency, Utterance, Window
 from ..version import __version__
 from . import wire
 from .exchange import CallerGone, Lease, error_response, received, unless_gone
@@ -57,6 +57,7 @@ class Question(Key):
     beam_size: int = Field(default=1, ge=1, le=32)
     word_timestamps: bool = False
     window: Window = "adaptive"
+    context: float = Field(default=0.0, ge=0.0, le=WINDOW_SECONDS, allow_inf_nan=False)
     samples: Literal["f32le", "s16le"] = "f32le"
     start: float = Field(default=0.0, ge=-1e9, le=1e9, allow_inf_nan=False)
     stream: str = Field(default="", max_length=128)
@@ -75,6 +76,7 @@ class Question(Key):
             beam_size=self.beam_size,
             word_timestamps=self.word_timestamps,
             window=self.window,
+            context=self.context,
         )
 
 
