@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAMES = (
-    "readiness", "delay", "streams", "throughput", "accuracy", "overhead", "sharing",
-    "creation", "memory", "decoding", "lag",
+    "readiness", "delay", "streams", "throughput", "accuracy", "overhead",
+    "sharing", "creation", "memory", "decoding", "lag",
 )  # fmt: skip
 PLOT = "benchmark.png"
 
@@ -108,7 +108,7 @@ def _draw(figures: Sequence[Figure], out: Path, plot: str | None) -> None:
         plots.draw(figures, out / plot)
     for figure in figures:
         if figure.plot:
-            plots.draw_streams(figure, out / figure.plot)
+            plots.draw_one(figure, out / figure.plot)
 
 
 def _say(text: str) -> None:

@@ -60,7 +60,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
     rows = [row for each in found for row in _rows(each.engine, ours[each], plain[each])]
     again = {row.engine: row.cells[OURS].p50 for row in rows if row.what == AGAIN}
     target = Target("a cached creation (p50)", 1.0, "ms", again)
-    return [Figure("creation", "First creation, and cached creation", "ms", ABOUT, rows, target)]
+    return [Figure("creation", "First creation, and cached creation", "ms", ABOUT, rows, [target])]
 
 
 def create(subject: Subject, cached: int) -> Times:

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from livekit import rtc
 from livekit.agents import APIError, stt
 
 from benchmarks import subjects
+from benchmarks.process import Running, running
+from benchmarks.script import SILENCE, Said, Script
 from benchmarks.subjects import Subject
+from benchmarks.watch import Watched
 from scripts.speaker import FRAME, Recording
-from tests.support import weights
-
-PAUSE = (1.2, 3.7)
-"""Seconds between recordings, which take 4.9 s on average: speech is two thirds of the time."""
-FIRST_PAUSE = (0.2, 7.6)
-"""Seconds before the first one: the processes do not run in step."""
-PATIENCE = 20.0
-"""Seconds after the last utterance until what is not answered counts as lost."""
-Played = tuple[rtc.AudioFrame, str | None]
-"""20 ms, and with the first and the last ones that are spoken of a recording, its name."""
-_SILENCE = rtc.AudioFrame(bytes(640), 16000, 1, 320)
-
-
-@dataclass
-class Said:
-    """An utterance."""
-
-    name: str
-    """Of the recording's file."""
-    began: float
-    """When its first spoken sample was due, on the clock of `time.monotonic` (s)."""
-    ended: float
-    """The same of its last one (s)."""
 
 
 @dataclass
@@ -59,21 +38,70 @@ class Course:
     """Finals."""
     early: list[tuple[stt.SpeechEventType, Heard]] = field(default_factory=list)
     """Interim results and preflights."""
+    decided: list[float] = field(default_factory=list)
+    """When the VAD told that speech had ended, on the same clock (s)."""
     seconds: float = 0.0
     """Of audio that was handed over, pauses included."""
     cpu: float = 0.0
     """Seconds of all cores that this process used meanwhile."""
 
+    @property
+    def answered(self) -> bool:
+        """Whether everything that was said has been answered: a VAD may cut one into several."""
+        enough = len(self.heard) >= len(self.said)
+        return enough and self.heard[-1].at > self.said[-1].ended
 
-def recordings() -> list[Recording]:
-    """The five, as they are played."""
-    return [Recording.read(path) for path in weights.recordings()]
+    @property
+    def spoken(self) -> str:
+        """All that was said."""
+        return " ".join(said.text for said in self.said)
+
+    @property
+    def transcript(self) -> str:
+        """All that was heard."""
+        return " ".join(heard.text for heard in self.heard)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one job process does."""
+
+    who: str
+    """Whose adapter it has."""
+    script: Script
+    """What it hears."""
+    silence: float = subjects.VAD_SILENCE
+    """Seconds of silence after which its VAD takes speech for ended."""
+
+
+@contextmanager
+def ready(subject: Subject, parts: Sequence[Part]) -> Iterator[list[Running[Course]]]:
+    """Job processes with all loaded that they need, for `begin`."""
+    with ExitStack() as stack:
+        jobs = [stack.enter_context(running(attend, subject, part)) for part in parts]
+        for job in jobs:
+            job.hear()
+        yield jobs
+
+
+def begin(jobs: Sequence[Running[Course]]) -> list[Course]:
+    """Has all of them begin at the same time."""
+    start = time.monotonic() + 0.2
+    for job in jobs:
+        job.tell(start)
+    return [job.result() for job in jobs]
+
+
+def play(subject: Subject, parts: Sequence[Part]) -> list[Course]:
+    """Has job processes do their parts, at the same time."""
+    with ready(subject, parts) as jobs:
+        return begin(jobs)
 
 
 async def transcribe(handle: stt.STT[Any], recording: Recording) -> str:
     """What a session hears of one recording that is handed over at once."""
     stream = handle.stream()
-    for frame in [*recording.frames()[0], *[_SILENCE] * round(1 / FRAME)]:
+    for frame in [*recording.frames()[0], *[SILENCE] * round(1 / FRAME)]:
         stream.push_frame(frame)
     stream.end_input()
     texts = [
@@ -85,23 +113,23 @@ async def transcribe(handle: stt.STT[Any], recording: Recording) -> str:
     return " ".join(texts)
 
 
-def attend(caller: Connection, subject: Subject, who: str, seed: int, seconds: float) -> Course:
-    """Plays recordings in real time to a session of its own, from when it is told to begin."""
-    return asyncio.run(_attend(caller, subject, who, seed, seconds))
+def attend(caller: Connection, subject: Subject, part: Part) -> Course:
+    """Plays recordings in real time to a stream of its own, from when it is told to begin."""
+    return asyncio.run(_attend(caller, subject, part))
 
 
-async def _attend(
-    caller: Connection, subject: Subject, who: str, seed: int, seconds: float
-) -> Course:
+async def _attend(caller: Connection, subject: Subject, part: Part) -> Course:
     subjects.log_as_agents_do()
-    handle = subject.create(who, subjects.load_vad())
-    await subject.prewarm(who)
+    course = Course()
+    detector = Watched(subjects.load_vad(part.silence), course.decided)
+    handle = subject.create(part.who, detector)
+    await subject.prewarm(part.who)
     caller.send("ready")
     start: float = await asyncio.to_thread(caller.recv)
-    course, before = Course(), time.process_time()
+    before = time.process_time()
     stream = handle.stream()
     listening = asyncio.create_task(_listen(stream, course))
-    await _speak(stream, course, _Script(random.Random(seed), seconds), start)
+    await _speak(stream, course, part.script, start)
     course.cpu = time.process_time() - before
     listening.cancel()
     await asyncio.wait([listening])
@@ -124,59 +152,10 @@ async def _listen(stream: stt.RecognizeStream, course: Course) -> None:
         pass  # what it owed is lost, and counted so
 
 
-async def _speak(
-    stream: stt.RecognizeStream, course: Course, script: _Script, start: float
-) -> None:
-    """Hands frames over when they are due, however late the one before was."""
-    due, began = start, 0.0
-    for frame, name in script.frames():
-        due += FRAME
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
+async def _speak(stream: stt.RecognizeStream, course: Course, script: Script, start: float) -> None:
+    async for frame in script.play(course.said, start, lambda: course.answered):
         try:
             stream.push_frame(frame)
         except RuntimeError:  # the stream has failed
             return
-        if name and not began:
-            began = due - FRAME
-        elif name:
-            course.said.append(Said(name, began, due))
-            began = 0.0
-        if script.over:
-            answered = len(course.heard) >= len(course.said)
-            if answered or due > course.said[-1].ended + PATIENCE:
-                break
-    course.seconds = due - start
-
-
-class _Script:
-    """What is played: all recordings in random order, again and again, with pauses between."""
-
-    def __init__(self, chance: random.Random, seconds: float) -> None:
-        self._chance, self._frames = chance, round(seconds / FRAME)
-        self._recordings = [(f"{each.name}.wav", *each.frames()) for each in recordings()]
-        self.over = False
-        """Whether the last utterance has been played; only silence follows."""
-
-    def frames(self) -> Iterator[Played]:
-        """Never ends; see `over`."""
-        played = yield from self._pause(FIRST_PAUSE)
-        last = ""
-        while True:
-            order = self._chance.sample(self._recordings, len(self._recordings))
-            if order[0][0] == last:
-                order.reverse()
-            last = order[-1][0]
-            for name, frames, spoken in order:
-                if played + spoken[-1] > self._frames:
-                    self.over = True
-                    while True:
-                        yield _SILENCE, None
-                for index, frame in enumerate(frames):
-                    yield frame, name if index in (spoken[0], spoken[-1]) else None
-                played += len(frames) + (yield from self._pause(PAUSE))
-
-    def _pause(self, limits: tuple[float, float]) -> Generator[Played, None, int]:
-        count = round(self._chance.uniform(*limits) / FRAME)
-        for _ in range(count):
-            yield _SILENCE, None
-        return count
+        course.seconds += FRAME

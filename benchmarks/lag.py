@@ -82,7 +82,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
         longest[subject.engine] = next(r.cells[DECODING].p50 for r in mine if r.what == LONGEST)
     target = Target("the longest lag of a round while decoding (p50)", 20.0, "ms", longest)
     about = ABOUT.format(interval=1e3 * INTERVAL)
-    return [Figure("lag", "Event loop lag", "ms", about, rows, target)]
+    return [Figure("lag", "Event loop lag", "ms", about, rows, [target])]
 
 
 def watch(subject: Subject, count: int, seconds: float) -> list[Round]:

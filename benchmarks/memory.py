@@ -82,7 +82,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
                 series[f"{subject.engine}, {who}, {way}"] = [course.empty, *course.after]
     about = ABOUT.format(handles=handles, plain=effort.plain, sessions=effort.sessions or "no")
     target = Target(f"growth over {handles} creations and closings", 5.0, "MB", growth)
-    return [Figure("memory", "Memory", "MB", about, rows, target, series)]
+    return [Figure("memory", "Memory", "MB", about, rows, [target], series)]
 
 
 def _courses(subject: Subject, effort: Effort) -> tuple[Courses, Courses]:

@@ -48,7 +48,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
     measured = {f"{row.what}": row.cells[BETWEEN].p50 for row in rows[-2:]}
     target = Target("the difference (p50)", 3.0, "ms", measured)
     about = ABOUT.format(window=1e3 * BATCH_WINDOW)
-    return [Figure("overhead", "Overhead of the host", "ms", about, rows, target)]
+    return [Figure("overhead", "Overhead of the host", "ms", about, rows, [target])]
 
 
 def compare(subject: Subject, count: int) -> dict[str, list[Pair]]:

@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks import creation, decoding, lag, streams
-from benchmarks.results import OURS, PLAIN, Figure, Summary, brief
+from benchmarks import creation, decoding, delay, lag, streams
+from benchmarks.results import NOTHING, OURS, PLAIN, Figure, Summary, brief
 
 BLUE, GREY, LIGHT, RED = "#2563ab", "#a3a3a3", "#a8cbe8", "#c0392b"
 SMALL = 10
@@ -43,11 +43,11 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
         plt.close(drawing)
 
 
-def draw_streams(figure: Figure, path: Path) -> None:
-    """Writes the plot of delays against concurrent streams."""
+def draw_one(figure: Figure, path: Path) -> None:
+    """Writes the plot of a figure that has one of its own."""
     with _style():
         drawing, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-        _streams(axes, figure)
+        {streams.PLOT: _streams, delay.PLOT: _delay}[figure.plot](axes, figure)
         drawing.savefig(path, dpi=130)
         plt.close(drawing)
 
@@ -86,6 +86,18 @@ def _streams(axes: Axes, figure: Figure) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel("conversations at the same time, each in a process of its own", fontsize=SMALL)
     axes.set_title("From the end of speech to its words (s, 95th percentile)")
+
+
+def _delay(axes: Axes, figure: Figure) -> None:
+    bars = {PLAIN: (PLAIN, GREY), OURS: (OURS, BLUE), NOTHING: ("answers at once", LIGHT)}
+    groups = {
+        row.what: [
+            (bar[0], row.cells[who], bar[1]) for who, bar in bars.items() if who in row.cells
+        ]
+        for row in figure.rows
+    }
+    _bars(axes, groups)
+    axes.set_title("Delay of one conversation (s)")
 
 
 def _engines(figure: Figure) -> list[str]:
@@ -147,8 +159,8 @@ def _lag(axes: Axes, figure: Figure) -> None:
             ("idle", cells[lag.IDLE], LIGHT),
         ]
     _bars(axes, groups, log=True)
-    if figure.target:
-        limit = figure.target.limit
+    for target in figure.targets:
+        limit = target.limit
         axes.axvline(limit, color=RED, linestyle=":", linewidth=1.5, zorder=0)
         axes.text(limit * 1.15, 0, f"target: {limit:g}", color=RED, fontsize=SMALL, va="center")
     axes.set_title("Longest event loop lag (ms)")

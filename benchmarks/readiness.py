@@ -76,7 +76,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
     ]
     target = Target("a further process (p50)", 50.0, "ms", {subject.engine: ours.p50})
     return [
-        Figure("readiness", "Readiness of a job process", "ms", ABOUT, rows, target),
+        Figure("readiness", "Readiness of a job process", "ms", ABOUT, rows, [target]),
         Figure("readiness", "Recovery of the host", "s", ABOUT_RECOVERY, recovery),
     ]
 

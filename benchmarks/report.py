@@ -72,8 +72,8 @@ def markdown(report: Report, plot: str | None = None) -> str:
     parts.append(f"| measured on | |\n| --- | --- |\n{machine}")
     for figure in report.figures:
         parts += [f"## {figure.title}", figure.about]
-        if figure.target:
-            parts.append(str(figure.target))
+        if figure.targets:
+            parts.append("\n".join(f"- {target}" for target in figure.targets))
         if figure.plot:
             parts.append(f"![{figure.title}]({figure.plot})")
         parts.append(table(figure))

@@ -116,7 +116,7 @@ class Figure:
     """How it was measured, and what the peer is."""
     rows: list[Row]
     """The answer."""
-    target: Target | None = None
+    targets: list[Target] = field(default_factory=list)
     """What was aimed at."""
     series: dict[str, list[float]] = field(default_factory=dict)
     """Curves for the plot."""

@@ -14,6 +14,7 @@ from benchmarks.effort import Effort, rounds
 from benchmarks.memory import MB, trim
 from benchmarks.process import running
 from benchmarks.results import NOTHING, OURS, PLAIN, Figure, Row, Summary, Target
+from benchmarks.script import recordings
 from benchmarks.subjects import Subject
 
 ABOUT = """\
@@ -54,7 +55,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
     ]
     target = Target("a further process (p50)", 15.0, "MB", {subject.engine: beyond[OURS].p50})
     about = ABOUT.format(count=count, nothing=NOTHING)
-    return [Figure("sharing", "Memory of job processes", "MB", about, rows, target)]
+    return [Figure("sharing", "Memory of job processes", "MB", about, rows, [target])]
 
 
 def _together(subject: Subject, who: str, count: int) -> list[float]:
@@ -79,7 +80,7 @@ async def _work(caller: Connection, subject: Subject, who: str) -> None:
     subjects.log_as_agents_do()
     handle = subject.create(who, subjects.load_vad())
     await subject.prewarm(who)
-    if not await job.transcribe(handle, job.recordings()[0]):
+    if not await job.transcribe(handle, recordings()[0].recording):
         raise RuntimeError(f"{who}: nothing was heard")
     trim()
     caller.send("ready")

@@ -34,6 +34,9 @@ PROVIDERS = {"faster-whisper": "faster-whisper", "openai-whisper": "whisper"}
 HOST_IDLE = 30.0
 """Seconds after which a host ends by itself that a run could not end."""
 
+VAD_SILENCE = 0.55
+"""Seconds: Silero's default."""
+
 Decode = Callable[[Audio], str]
 """One utterance → its text."""
 
@@ -211,9 +214,9 @@ def short_frame() -> rtc.AudioFrame:
     return rtc.AudioFrame(samples.tobytes(), SAMPLE_RATE, 1, len(samples))
 
 
-def load_vad() -> vad.VAD:
-    """Silero's, as a session has it."""
-    return silero.VAD.load()
+def load_vad(silence: float = VAD_SILENCE) -> vad.VAD:
+    """Silero's, as a session has it; `silence` (s) ends speech."""
+    return silero.VAD.load(min_silence_duration=silence)
 
 
 def log_as_agents_do() -> None:

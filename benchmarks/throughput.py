@@ -117,7 +117,7 @@ def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
     pooled = rows(lambda done: Summary.of([v for run in done for v in run.latencies]).times(1e3))
     about = ABOUT.format(count=len(references))
     return [
-        Figure("throughput", "Throughput", "utterances/s", about, speeds, target),
+        Figure("throughput", "Throughput", "utterances/s", about, speeds, [target]),
         Figure("throughput", "Latency at that throughput", "ms", ABOUT_LATENCY, pooled),
         Figure("throughput", "CPU time at that throughput", "s/s", ABOUT_CPU, used),
         Figure(
