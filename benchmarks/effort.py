@@ -55,6 +55,8 @@ class Effort:
     """How long they speak."""
     delay_seconds: float
     """How long one stream speaks whose every event is timed."""
+    turn_seconds: float
+    """How long one speaks to a session whose LLM is asked."""
     patience: float
     """Seconds after which nothing is begun again, on a machine that is slow."""
 
@@ -64,14 +66,14 @@ FULL = Effort(
     decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.0,
     hosts=5, jobs=20, live=4, sharing=3, throughput=3, mixes=2, overhead=3, pairs=20,
     streams=(1, 4, 8, 16, 24), plain_streams=(1, 4, 8), stream_seconds=32.0,
-    delay_seconds=100.0, patience=50.0,
+    delay_seconds=100.0, turn_seconds=60.0, patience=50.0,
 )  # fmt: skip
 QUICK = Effort(
     first=1, cached=200, second=1, handles=4, plain=2, sessions=0,
     decoding=1, lag_processes=1, lag_rounds=1, lag_seconds=1.0,
     hosts=1, jobs=3, live=4, sharing=1, throughput=1, mixes=1, overhead=1, pairs=8,
     streams=(1, 8), plain_streams=(1, 4), stream_seconds=20.0,
-    delay_seconds=30.0, patience=10.0,
+    delay_seconds=30.0, turn_seconds=30.0, patience=10.0,
 )  # fmt: skip
 
 

@@ -13,18 +13,16 @@ from livekit import rtc
 from livekit.agents import (
     Agent,
     AgentSession,
-    APIConnectOptions,
     UserInputTranscribedEvent,
     io,
-    llm,
 )
 from livekit.agents import vad as agents_vad
 from livekit.plugins import whisper
 
+from tests.support.llm import Listener
 from tests.support.streams import SECOND, Samples, frames, speech
 from tests.support.weights import TINY
 
-NO_RETRY = APIConnectOptions(max_retry=0)
 SAID = "He might even have been made amiable himself."
 
 
@@ -48,27 +46,6 @@ class Microphone(io.AudioInput):
         return frame or self._silence
 
 
-class Listener(llm.LLM[Any]):
-    """Answers nothing; remembers what it was asked, and when in the order of all that happened."""
-
-    def __init__(self, happened: list[tuple[str, str]]) -> None:
-        super().__init__()
-        self._happened = happened
-
-    def chat(self, *, chat_ctx: llm.ChatContext, **options: Any) -> llm.LLMStream:
-        asked = [item.text_content or "" for item in chat_ctx.messages() if item.role == "user"]
-        self._happened.append(("asked", asked[-1] if asked else ""))
-        return Answer(
-            self, chat_ctx=chat_ctx, tools=[], conn_options=options.get("conn_options") or NO_RETRY
-        )
-
-
-class Answer(llm.LLMStream):
-    async def _run(self) -> None:
-        delta = llm.ChoiceDelta(role="assistant", content="Indeed.")
-        self._event_ch.send_nowait(llm.ChatChunk(id="1", delta=delta))
-
-
 @asynccontextmanager
 async def session(
     vad: agents_vad.VAD, how: str, samples: Samples
@@ -79,7 +56,7 @@ async def session(
     heard = whisper.ProviderFactory.create_stt(config, vad)
     turn_handling: Any = {"turn_detection": how, "interruption": {"mode": "vad"}}
     made: AgentSession[None] = AgentSession(
-        vad=vad, stt=heard, llm=Listener(happened),
+        vad=vad, stt=heard, llm=Listener(lambda text: happened.append(("asked", text))),
         turn_handling=turn_handling,
     )  # fmt: skip
 
