@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAMES = (
-    "readiness", "delay", "streams", "throughput", "accuracy", "overhead",
+    "readiness", "delay", "turns", "streams", "words", "throughput", "accuracy", "overhead",
     "sharing", "creation", "memory", "decoding", "lag",
 )  # fmt: skip
 PLOT = "benchmark.png"
