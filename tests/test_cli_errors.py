@@ -40,7 +40,7 @@ def test_help_and_version(here: Here) -> None:
     assert here("--version").out == f"{__version__}\n"
     shown = here("--help")
     assert shown.status == 0
-    assert all(command in shown.out for command in ("transcribe", "models", "doctor"))
+    assert all(command in shown.out for command in ("transcribe", "listen", "models", "doctor"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command `livekit-whisper`: transcribe files, manage models, look after the installation."""
+"""The command `livekit-whisper`: transcribe, listen, manage models, look after the installation."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ _out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 EngineOption = Annotated[str, typer.Option("--engine", "-e", help=f"One of: {', '.join(ENGINES)}.")]
+# Settings: each has the name of a field of `STTConfig`.
+ProviderOption = Annotated[str | None, typer.Option(help="faster-whisper, whisper, …")]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A model reference.")]
+LanguageOption = Annotated[
+    str | None, typer.Option("--language", "-l", help="A code, or auto to detect it.")
+]
+TaskOption = Annotated[str | None, typer.Option(help="transcribe, or translate (to English).")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ComputeTypeOption = Annotated[str | None, typer.Option(help="Number format of the weights.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0: as many as cores.")]
+BeamSizeOption = Annotated[int | None, typer.Option(help="Hypotheses kept; 1 is greedy.")]
+PromptOption = Annotated[str | None, typer.Option(help="Text that the speech continues.")]
+HotwordsOption = Annotated[str | None, typer.Option(help="Words to favour.")]
 
 
 def main() -> None:
@@ -79,6 +92,7 @@ def common(
 
 @app.command()
 def transcribe(
+    ctx: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Audio or video, in any usual container.")],
     form: Annotated[
         str, typer.Option("--format", "-f", help=f"One of: {', '.join(FORMATS)}.")
@@ -86,29 +100,22 @@ def transcribe(
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", "-o", help="Write a file for each one there.")
     ] = None,
-    provider: Annotated[str | None, typer.Option(help="faster-whisper or whisper.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A model reference.")] = None,
-    language: Annotated[
-        str | None, typer.Option("--language", "-l", help="A code, or auto to detect it.")
+    provider: ProviderOption = None,
+    model: ModelOption = None,
+    language: LanguageOption = None,
+    task: TaskOption = None,
+    device: DeviceOption = None,
+    compute_type: ComputeTypeOption = None,
+    threads: ThreadsOption = None,
+    beam_size: BeamSizeOption = None,
+    prompt: PromptOption = None,
+    hotwords: HotwordsOption = None,
+    word_timestamps: Annotated[
+        bool | None, typer.Option("--words", help="Times of words (in JSON).")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="transcribe, or translate (to English).")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    compute_type: Annotated[str | None, typer.Option(help="Number format of the weights.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as many as cores.")] = None,
-    beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept; 1 is greedy.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Text that the speech continues.")] = None,
-    hotwords: Annotated[str | None, typer.Option(help="Words to favour.")] = None,
-    words: Annotated[bool, typer.Option("--words", help="Times of words (in JSON).")] = False,
 ) -> None:
     """Transcribe files. Settings that are left out come from the environment (STT_MODEL, …)."""
-    given = {
-        "provider": provider, "model": model, "language": language, "task": task,
-        "device": device, "compute_type": compute_type, "threads": threads,
-        "beam_size": beam_size, "prompt": prompt, "hotwords": hotwords,
-        "word_timestamps": words or None,
-    }  # fmt: skip
-    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    config = STTConfig(**settings)
+    config = _config(ctx)
     if config.backend == "auto":  # a command leaves nothing running
         config = config.model_copy(update={"backend": "process"})
     if form not in FORMATS:
@@ -121,6 +128,33 @@ def transcribe(
         )
     if not asyncio.run(_transcribe_all(stt, files, targets, form)):
         raise typer.Exit(1)
+
+
+@app.command()
+def listen(
+    ctx: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Audio or video, heard as fast as it was spoken."),
+    ] = None,
+    provider: ProviderOption = None,
+    model: ModelOption = None,
+    language: LanguageOption = None,
+    task: TaskOption = None,
+    device: DeviceOption = None,
+    compute_type: ComputeTypeOption = None,
+    threads: ThreadsOption = None,
+    beam_size: BeamSizeOption = None,
+    prompt: PromptOption = None,
+    hotwords: HotwordsOption = None,
+) -> None:
+    """Show what the microphone hears (or a file holds) while it is said, as an agent gets it.
+
+    In a pipe: a line for each final transcript. Ctrl-C still waits for the last one.
+    """
+    from . import live  # with what only this needs
+
+    raise typer.Exit(live.listen(_config(ctx), file, _out, _err))
 
 
 @models_app.command("list")
@@ -267,6 +301,13 @@ def _targets(files: list[Path], form: str, folder: Path | None) -> list[Path | N
         if targets.count(target) > 1:
             raise ConfigError(f"--output-dir: two files would both be written to {target}")
     return list(targets)
+
+
+def _config(ctx: typer.Context) -> STTConfig:
+    """The environment's configuration, and over it the settings among a command's options."""
+    given = {name: ctx.params.get(name) for name in STTConfig.model_fields}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return STTConfig(**settings)
 
 
 def _check_engine(engine: str) -> None:
