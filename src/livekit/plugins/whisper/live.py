@@ -99,9 +99,10 @@ class _Listening:
             try:
                 with self._on_signals(feeding, view):
                     async for event in stream:
-                        if final := heard.add(event, time.time()):
+                        final = heard.add(event, time.time())
+                        view.show(heard)  # first, so that it does not stand below the final
+                        if final:
                             view.final(final)
-                        view.show(heard)
                     with suppress(asyncio.CancelledError):  # by Ctrl-C
                         await feeding
             finally:
