@@ -79,6 +79,7 @@ class _Listening:
         self._config, self._source, self._vad = config, source, detector
         self._ended_by = 0
         self._status = f"{source.name}  (Ctrl-C ends)"
+        self._queue: Queue | None = None
 
     async def run(self, out: Console, err: Console) -> int:
         """See `listen`."""
@@ -120,7 +121,8 @@ class _Listening:
 
     async def _look(self, view: View) -> None:
         while True:
-            view.tell(self._status, await asyncio.to_thread(queue_of, self._config))
+            self._queue = await asyncio.to_thread(queue_of, self._config)
+            view.tell(self._status, self._queue)
             await asyncio.sleep(LOOK_SECONDS)
 
     @contextmanager
@@ -134,6 +136,7 @@ class _Listening:
                 os._exit(128 + number)
             self._ended_by = number
             self._status = "waiting for the last words  (Ctrl-C: no more)"
+            view.tell(self._status, self._queue)
             feeding.cancel()
 
         def caught(number: int, frame: FrameType | None) -> None:
