@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -16,12 +11,8 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks import creation, decoding, delay, lag, streams
 from benchmarks.results import NOTHING, OURS, PLAIN, Figure, Summary, brief
+from scripts.look import BEHIND, BLUE, GREY, LIGHT, RED, SMALL, style
 
-BLUE, GREY, LIGHT, RED = "#2563ab", "#a3a3a3", "#a8cbe8", "#c0392b"
-SMALL = 10
-"""Points."""
-BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-"""A label's ground."""
 MANY_STREAMS = 16
 """From so many on, there is no room for a tick at each."""
 
@@ -33,7 +24,7 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     """Writes the plot of a run in which everything was measured."""
     # "decoding" has several figures; the plot shows the first: the times.
     by_name = {figure.name: figure for figure in reversed(figures)}
-    with _style():
+    with style():
         drawing, axes = plt.subplots(2, 2, figsize=(9.5, 7.2), layout="constrained")
         _creation(axes[0, 0], by_name["creation"])
         _memory(axes[0, 1], by_name["memory"])
@@ -45,21 +36,11 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
 
 def draw_one(figure: Figure, path: Path) -> None:
     """Writes the plot of a figure that has one of its own."""
-    with _style():
+    with style():
         drawing, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
         {streams.PLOT: _streams, delay.PLOT: _delay}[figure.plot](axes, figure)
         drawing.savefig(path, dpi=130)
         plt.close(drawing)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with plt.rc_context():
-        plt.rc("font", size=11)
-        plt.rc("axes", titlesize=12.5, titleweight="bold", titlelocation="left")
-        plt.rc("axes.spines", top=False, right=False)
-        plt.rc("figure", facecolor="white")
-        yield
 
 
 def _streams(axes: Axes, figure: Figure) -> None:
@@ -121,13 +102,13 @@ def _creation(axes: Axes, figure: Figure) -> None:
 
 def _memory(axes: Axes, figure: Figure) -> None:
     lines = [
-        (f"{engine}, {who}", style, colour)
+        (f"{engine}, {who}", dashes, colour)
         for who, colour in ((PLAIN, GREY), (OURS, BLUE))
-        for engine, style in zip(reversed(_engines(figure)), ("--", "-"), strict=False)
+        for engine, dashes in zip(reversed(_engines(figure)), ("--", "-"), strict=False)
     ]
-    for label, style, colour in lines:
+    for label, dashes, colour in lines:
         values = figure.series[f"{label}, at once"]
-        axes.plot(values, style, color=colour, label=label, marker="o", markersize=4, linewidth=2)
+        axes.plot(values, dashes, color=colour, label=label, marker="o", markersize=4, linewidth=2)
     axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
     axes.set_xlabel("open sessions in one process", fontsize=SMALL)
     axes.tick_params(labelsize=SMALL)

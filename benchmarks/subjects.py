@@ -6,26 +6,27 @@ in LiveKit's `StreamAdapter`. A third one hears nothing: what is left without an
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from livekit import rtc
-from livekit.agents import APIConnectOptions, LanguageCode, stt, vad
+from livekit.agents import APIConnectOptions, stt, vad
 from livekit.agents.types import NOT_GIVEN, NotGivenOr
 from livekit.agents.utils import AudioBuffer
 from livekit.plugins import silero, whisper
 from livekit.plugins.whisper import engines, models
-from livekit.plugins.whisper.audio import from_file, from_frames
+from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.stt import shared_backend
 from livekit.plugins.whisper.types import SAMPLE_RATE, Audio
 
 from benchmarks.results import NOTHING, OURS, PLAIN
+from scripts import plain
+from scripts.plain import Decode, PlainSTT
 from tests.support import weights
 
 PROVIDERS = {"faster-whisper": "faster-whisper", "openai-whisper": "whisper"}
@@ -36,9 +37,6 @@ HOST_IDLE = 30.0
 
 VAD_SILENCE = 0.55
 """Seconds: Silero's default."""
-
-Decode = Callable[[Audio], str]
-"""One utterance → its text."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +82,11 @@ class Subject:
 
     def load_plain(self, threads: int | None = None) -> Decode:
         """The engine's own model; by default with a thread for each core."""
-        load = _plain_ct2 if self.engine == "faster-whisper" else _plain_torch
-        return load(str(self.path), threads or engines.plan(engines.cores(), workers=1)[1])
+        return plain.load(self.engine, self.path, threads)
 
     def create_plain(self, vad: vad.VAD) -> stt.STT[Any]:
         """What a session gets of the peer."""
-        return stt.StreamAdapter(stt=PlainSTT(self), vad=vad)
+        return stt.StreamAdapter(stt=PlainSTT(self.engine, self.path), vad=vad)
 
     def create(self, who: str, vad: vad.VAD) -> stt.STT[Any]:
         """What a session of a job process gets; the plugin's transcribes in the machine's host."""
@@ -121,23 +118,6 @@ def prepare(engine: str) -> Subject:
     return subject
 
 
-class PlainSTT(stt.STT[Any]):
-    """An STT as people write it: its constructor loads the model, a thread decodes."""
-
-    def __init__(self, subject: Subject) -> None:
-        super().__init__(capabilities=stt.STTCapabilities(streaming=False, interim_results=False))
-        self._decode = subject.load_plain()
-
-    async def _recognize_impl(
-        self,
-        buffer: AudioBuffer,
-        *,
-        language: NotGivenOr[str] = NOT_GIVEN,
-        conn_options: APIConnectOptions,
-    ) -> stt.SpeechEvent:
-        return _final(await asyncio.to_thread(self._decode, from_frames(buffer)))
-
-
 class NothingSTT(stt.STT[Any]):
     """An STT that does nothing."""
 
@@ -151,40 +131,7 @@ class NothingSTT(stt.STT[Any]):
         language: NotGivenOr[str] = NOT_GIVEN,
         conn_options: APIConnectOptions,
     ) -> stt.SpeechEvent:
-        return _final("nothing")
-
-
-def _final(text: str) -> stt.SpeechEvent:
-    return stt.SpeechEvent(
-        type=stt.SpeechEventType.FINAL_TRANSCRIPT,
-        alternatives=[stt.SpeechData(language=LanguageCode("en"), text=text)],
-    )
-
-
-def _plain_ct2(path: str, threads: int) -> Decode:
-    from faster_whisper import WhisperModel
-
-    model = WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=threads)
-
-    def decode(audio: Audio) -> str:
-        segments, _ = model.transcribe(audio.samples, language="en", beam_size=1)
-        return "".join(segment.text for segment in segments)
-
-    return decode
-
-
-def _plain_torch(path: str, threads: int) -> Decode:
-    import torch
-    import whisper as openai_whisper
-
-    torch.set_num_threads(threads)
-    model = openai_whisper.load_model(path, device="cpu")
-
-    def decode(audio: Audio) -> str:
-        result = openai_whisper.transcribe(model, audio.samples, language="en", fp16=False)
-        return str(result["text"])
-
-    return decode
+        return plain.final("nothing")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,10 @@ import asyncio
 import time
 import wave
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from livekit import rtc
@@ -18,6 +19,8 @@ FRAME = 0.02
 """Seconds of audio in one frame."""
 AHEAD = 0.1
 """Seconds of audio handed over before they are due, so that a busy machine leaves no gaps."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,23 @@ class Recording:
         return frames, range(int(loud[0]), int(loud[-1]) + 1) if len(loud) else range(len(frames))
 
 
+async def paced(frames: Iterable[T], start: float) -> AsyncGenerator[tuple[T, float], None]:
+    """Frames in real time: each once its last sample is due, however late the one before was.
+
+    Args:
+        frames: of `FRAME` seconds each.
+        start: when the first sample of all is due, on the clock of `time.monotonic` (s).
+
+    Yields:
+        A frame, and when its last sample was due, on the same clock (s).
+    """
+    due = start
+    for frame in frames:
+        due += FRAME
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        yield frame, due
+
+
 @dataclass(frozen=True)
 class Heard:
     """One text stream from the room."""
@@ -68,6 +88,8 @@ class Heard:
     final: bool
     at: float
     """When it was complete, on the clock of `time.monotonic` (s)."""
+    since: float
+    """Seconds from the first spoken sample of the latest recording; 0: nothing was spoken yet."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,10 @@ class Utterance:
         return None if self.final_at is None else self.final_at - self.speech_end
 
 
+Cue = Callable[[float], None]
+"""Is told when a frame's last sample is due, on the clock of `time.monotonic` (s)."""
+
+
 class Speaker:
     """Plays recordings in real time, with silence between, and hears what was understood."""
 
@@ -97,7 +123,8 @@ class Speaker:
         self.heard: list[Heard] = []
         self._listeners: set[asyncio.Queue[Heard | None]] = set()
         self._news = asyncio.Event()
-        self._script: deque[tuple[rtc.AudioFrame, asyncio.Future[float] | None]] = deque()
+        self._script: deque[tuple[rtc.AudioFrame, Cue | None]] = deque()
+        self._began: float | None = None
         size = int(rate * FRAME)
         self._silence = rtc.AudioFrame(bytes(2 * size), rate, 1, size)
 
@@ -123,8 +150,17 @@ class Speaker:
         first = len(self.heard)
         frames, spoken = recording.frames()
         ended: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+        def begin(due: float) -> None:
+            self._began = due - FRAME
+
+        def end(due: float) -> None:
+            if not ended.done():
+                ended.set_result(due)
+
+        cues: dict[int, Cue] = {spoken[0]: begin, spoken[-1]: end}
         self._script.extend((self._silence, None) for _ in range(int(before / FRAME)))
-        self._script.extend((f, ended if i == spoken[-1] else None) for i, f in enumerate(frames))
+        self._script.extend((frame, cues.get(i)) for i, frame in enumerate(frames))
         speech_end = await asyncio.wait_for(ended, before + recording.duration + 10)
 
         finals = await self._listen(first, speech_end, quiet, timeout)
@@ -169,7 +205,9 @@ class Speaker:
 
     def hear(self, speaker: str, segment: str, text: str, final: bool) -> None:
         """Takes a text that has arrived."""
-        heard = Heard(speaker, segment, text, final, time.monotonic())
+        now = time.monotonic()
+        since = 0.0 if self._began is None else now - self._began
+        heard = Heard(speaker, segment, text, final, now, since)
         self.heard.append(heard)
         self._news.set()
         for queue in self._listeners:
@@ -184,10 +222,10 @@ class Speaker:
         """What the microphone gives, for ever, each frame `ahead` seconds before it is due."""
         due = time.monotonic()
         while True:
-            frame, ended = self._script.popleft() if self._script else (self._silence, None)
+            frame, cue = self._script.popleft() if self._script else (self._silence, None)
             yield frame
             now = time.monotonic()
             due = max(due, now + ahead - AHEAD) + FRAME  # after a stall, go on from there
-            if ended is not None and not ended.done():
-                ended.set_result(due)
+            if cue:
+                cue(due)
             await asyncio.sleep(max(0.0, due - ahead - now))
