@@ -6,11 +6,32 @@ Also those that do not listen yet. Imports no part of the plugin: benchmarks mea
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+VARIABLE = "XDG_RUNTIME_DIR"
+"""Where the hosts of a process are."""
+
+
+@contextmanager
+def own() -> Iterator[None]:
+    """What uses a host in this block has one of its own, which ends with it."""
+    before = os.environ.get(VARIABLE)
+    with tempfile.TemporaryDirectory(prefix="demo-") as runtime:
+        os.environ[VARIABLE] = runtime
+        try:
+            yield
+        finally:
+            end(runtime)
+            if before is None:
+                del os.environ[VARIABLE]
+            else:
+                os.environ[VARIABLE] = before
 
 
 def alive(runtime: str | Path) -> list[psutil.Process]:

