@@ -12,6 +12,7 @@ from livekit.agents import APIConnectOptions, APIError, stt
 from livekit.agents import vad as agents_vad
 from livekit.agents.metrics import STTMetrics
 from livekit.plugins import whisper
+from livekit.plugins.whisper import ahead
 from livekit.plugins.whisper.adapter import WhisperStreamAdapter
 from livekit.plugins.whisper.ahead import StreamOptions
 from livekit.plugins.whisper.errors import EngineError
@@ -47,6 +48,7 @@ class Watched(whisper.LocalBackend):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[Utterance] = []
+        self.contexts: list[float] = []
         self.fails: Callable[[Utterance], bool] = lambda utterance: False
         self.waits: Callable[[Utterance], bool] = lambda utterance: False
 
@@ -54,6 +56,7 @@ class Watched(whisper.LocalBackend):
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
     ) -> Transcript:
         self.asked.append(utterance)
+        self.contexts.append(options.context)
         if self.fails(utterance):
             raise EngineError("out of order")
         if self.waits(utterance):
@@ -117,6 +120,21 @@ async def test_interim_results_come_while_one_speaks_and_what_is_stable_stays(
             assert data.text.startswith(data.metadata["stable"])
             stable = data.metadata["stable"]
     assert len(stable.split()) >= 5
+
+
+async def test_what_follows_a_short_pause_is_heard_in_its_context(
+    backend: Watched, vad: agents_vad.VAD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CONTEXT_BUSY", 30.0)
+    backend.waits = lambda utterance: utterance.urgency is Urgency.FINAL  # the guess comes first
+    patient = StreamOptions(interim_results=False)
+    parts = (SECOND, trimmed(speech(0)), SECOND, trimmed(speech(1)), SECOND)
+    found = await hear(backend, vad, *parts, options=patient)
+    finals = [event.alternatives[0] for event in found if event.type == FINAL]
+    assert "ill-disposed" in finals[1].text  # on its own: old-sposed
+    assert abs(finals[1].start_time - (2 + len(trimmed(speech(0))) / 16_000)) < 0.6
+    context, heard = backend.contexts[-1], backend.asked[-1].audio.duration
+    assert len(trimmed(speech(0))) / 16_000 < context < heard
 
 
 async def test_pause_of_300_ms_is_one_utterance_without_doubled_words(

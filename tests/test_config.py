@@ -52,7 +52,8 @@ def test_every_field_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         "prompt": "Hello", "hotwords": "LiveKit", "word_timestamps": True, "window": "full",
         "backend": "process", "host": "unix:/run/host.sock", "host_idle": 9.5, "workers": 2,
         "threads": 3, "batch_size": 8, "queue_limit": 99, "memory_limit": 2000,
-        "idle_timeout": 60.5, "interim_results": False, "preflight": 0.25, "base_url": "http://127.0.0.1:1/v1",
+        "idle_timeout": 60.5, "interim_results": False, "preflight": 0.25, "chat_context": True,
+        "base_url": "http://127.0.0.1:1/v1",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(f"STT_{name.upper()}", str(value))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from livekit.plugins.whisper import engines, models
@@ -68,6 +70,52 @@ def test_silent_members_of_a_batch_keep_their_places(
     batch = engine.transcribe([nothing, speech[4], silence], OPTIONS)
     assert [transcript.text for transcript in batch] == ["", alone[4], ""]
     assert engine.transcribe([], OPTIONS) == []
+
+
+def joined(*parts: Audio) -> Audio:
+    return Audio(np.concatenate([part.samples for part in parts]))
+
+
+def test_context_is_heard_and_its_words_are_left_out(engine: Engine, speech: list[Audio]) -> None:
+    references = [REFERENCES[path.name] for path in recordings()]
+    pairs = []
+    for before, audio, reference in zip(speech, speech[1:], references[1:], strict=False):
+        options = replace(OPTIONS, context=before.duration)
+        (heard,) = engine.transcribe([joined(before, audio)], options)
+        assert heard.segments[0].start >= before.duration
+        assert heard.segments[-1].end <= before.duration + audio.duration + 0.1
+        assert not heard.segments[0].words
+        pairs.append((reference, heard.text))
+    assert pooled_word_error_rate(pairs) == 0.0  # on their own: 0.04
+
+
+def test_word_times_after_a_context_are_asked_for_alone(
+    engine: Engine, speech: list[Audio]
+) -> None:
+    options = replace(OPTIONS, context=speech[3].duration, word_timestamps=True)
+    (heard,) = engine.transcribe([joined(speech[3], speech[4])], options)
+    assert (
+        "".join(w.text for segment in heard.segments for w in segment.words).strip() == heard.text
+    )
+
+
+@pytest.mark.parametrize("after", [0.0, 1.0])
+def test_nothing_is_heard_where_the_context_is_followed_by_nothing(
+    engine: Engine, speech: list[Audio], after: float
+) -> None:
+    quiet = Audio(RNG.normal(0, 1e-3, round(after * 16_000)).astype(np.float32))
+    options = replace(OPTIONS, context=speech[4].duration)
+    assert engine.transcribe([joined(speech[4], quiet)], options)[0].text == ""
+
+
+def test_what_is_too_long_with_its_context_is_heard_without(
+    engine: Engine, speech: list[Audio], alone: list[str]
+) -> None:
+    before = joined(*speech, speech[0])
+    options = replace(OPTIONS, context=before.duration)
+    (heard,) = engine.transcribe([joined(before, speech[4])], options)
+    assert heard.text == alone[4]
+    assert heard.segments[0].start >= before.duration
 
 
 NOISES = {

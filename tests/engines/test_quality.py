@@ -10,8 +10,8 @@ from faster_whisper.feature_extractor import FeatureExtractor
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.engines import plan
 from livekit.plugins.whisper.engines.features import log_mel
-from livekit.plugins.whisper.engines.quality import Decoded, doubt
-from livekit.plugins.whisper.types import Audio, Segment
+from livekit.plugins.whisper.engines.quality import Decoded, doubt, not_speech
+from livekit.plugins.whisper.types import Audio, DecodeOptions, Segment
 
 from tests.support.weights import recordings
 
@@ -66,6 +66,36 @@ def test_what_short_windows_do_wrong_is_doubted(window: Decoded, duration: float
 def test_only_sure_silence_is_believed() -> None:
     assert doubt(decoded("I'm sorry.", -1.7, 0.95), 5.0) == ""
     assert doubt(decoded("I'm sorry.", -1.7, 0.7), 5.0) == "improbable"
+
+
+PLAIN = DecodeOptions("en")
+STEERED = DecodeOptions("en", prompt="I'm sorry to hear that.", hotwords="Dashwood, Barton Park")
+
+
+@pytest.mark.parametrize(
+    ("window", "options", "why"),
+    [
+        (decoded("Thank you.", -0.75, 0.52), PLAIN, ""),
+        (decoded("Thank you.", -0.75, 0.65), PLAIN, "phrase"),
+        (decoded("Thanks for watching!", -1.05, 0.2), PLAIN, "phrase"),
+        (decoded("ご視聴ありがとうございました。", -0.3, 0.7), PLAIN, "phrase"),
+        (decoded("Thank you for the tickets.", -0.75, 0.65), PLAIN, ""),
+        (decoded("Barton Park.", -0.5, 0.7), PLAIN, ""),
+        (decoded("Barton Park.", -0.5, 0.7), STEERED, "echo"),
+        (decoded("Barton Park.", -0.5, 0.1), STEERED, ""),
+        (decoded("Sorry to hear that", -0.4, 0.7), STEERED, "echo"),
+        (decoded("la " * 40, -0.3, 0.7), PLAIN, "repetition"),
+        (decoded("la " * 40, -0.3, 0.1), PLAIN, ""),
+        (decoded("Turn left.", -1.2, 0.7), PLAIN, "silence"),
+        (decoded("Turn left.", -0.65, 0.9), PLAIN, "silence"),
+        (decoded("..."), PLAIN, "punctuation"),
+        (decoded(""), PLAIN, ""),
+    ],
+)  # fmt: skip
+def test_what_nobody_said_is_dropped_where_the_audio_is_doubtful(
+    window: Decoded, options: DecodeOptions, why: str
+) -> None:
+    assert not_speech(window, options) == why
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,9 @@ CONTEXT_PAUSE = 3.0
 CONTEXT_SECONDS = 12.0
 """How much may be heard once more for its context: with one that is longer there is context enough
 in the utterance itself."""
-CONTEXT_TAIL = 0.1
-"""Of its silence, so much stays: Whisper makes use of what is no further away (tiny.en)."""
+CONTEXT_TAIL, CONTEXT_LEAD = 0.15, 0.2
+"""Seconds of the pause that stay, after the speech before it and before the speech after it:
+tiny.en makes use of what is 0.3 to 0.4 s away, and less of what is nearer or further."""
 CONTEXT_BUSY = 0.4
 """Seconds that the last decode took, past which there is no time for context."""
 
@@ -90,10 +91,15 @@ class Ahead:
         self._shown = ""
         self._next = 0
         self._before: Utterance | None = None
-        self._took = 0.0
+        self._took = self._lead = 0.0
 
-    def begin(self) -> None:
-        """An utterance has been opened; what is known of another one is of no use."""
+    def begin(self, padding: float = 0.0) -> None:
+        """An utterance has been opened; what is known of another one is of no use.
+
+        Args:
+            padding: seconds of it that come before the speech.
+        """
+        self._lead = max(0.0, padding - CONTEXT_LEAD)
         if guess := self.take():
             guess.cancel()
         self._agreement, self._cutting, self._cut = Agreement(), Cutting(), None
@@ -157,14 +163,14 @@ class Ahead:
         before = self._before
         if before is None or self._took > CONTEXT_BUSY:
             return self._hear(utterance)
-        known = before.audio.duration
-        pause = utterance.start - (before.start + known)
-        if pause > CONTEXT_PAUSE or known > CONTEXT_SECONDS:
+        known, start = before.audio.duration, utterance.start + self._lead
+        samples = utterance.audio.samples[round(self._lead * SAMPLE_RATE) :]
+        both = Audio(np.concatenate([before.audio.samples, samples]))
+        pause = start - (before.start + known)
+        too_long = known > CONTEXT_SECONDS or both.duration > WINDOW_SECONDS
+        if pause > CONTEXT_PAUSE or too_long or not len(samples):
             return self._hear(utterance)
-        if known + utterance.audio.duration > WINDOW_SECONDS - CONTEXT_TAIL:
-            return self._hear(utterance)
-        both = Audio(np.concatenate([before.audio.samples, utterance.audio.samples]))
-        joined = replace(utterance, audio=both, start=utterance.start - known)
+        joined = replace(utterance, audio=both, start=start - known)
         return self._hear(joined, context=known)
 
     async def _timed(self, hearing: Awaitable[stt.SpeechEvent]) -> stt.SpeechEvent:

@@ -160,7 +160,8 @@ class WhisperStream(stt.RecognizeStream):
             if event.type == vad.VADEventType.START_OF_SPEECH:
                 heard = sum(frame.duration for frame in event.frames)
                 heard = heard or event.speech_duration + PREFIX_PADDING_SECONDS
-                self._begin(now - round(heard * SAMPLE_RATE))
+                padding = heard - event.speech_duration
+                self._begin(now - round(heard * SAMPLE_RATE), padding)
             elif event.type == vad.VADEventType.END_OF_SPEECH:
                 ended = time.time() - event.silence_duration - event.inference_duration
                 guess, utterance = self._ahead.take(), self._segmenter.end(now)
@@ -168,10 +169,10 @@ class WhisperStream(stt.RecognizeStream):
             else:
                 self._advance(now, event.raw_accumulated_silence)
 
-    def _begin(self, at: int) -> None:
+    def _begin(self, at: int, padding: float = 0.0) -> None:
         if not self._segmenter.speaking:
             self._segmenter.begin(at)
-            self._ahead.begin()
+            self._ahead.begin(padding)
             self._steering.before = ""
         if not self._open:
             self._open = True
