@@ -68,6 +68,16 @@ async def speak(stream: stt.RecognizeStream, samples: Samples, *, end: bool = Tr
         stream.end_input()
 
 
+async def until(stream: stt.RecognizeStream, kind: Kind) -> list[stt.SpeechEvent]:
+    """The events up to the first of that kind, which comes last."""
+    found = []
+    async for event in stream:
+        found.append(event)
+        if event.type == kind:
+            return found
+    raise AssertionError(f"the stream ended without {kind.value}: {kinds(found)}")
+
+
 def kinds(found: Iterable[stt.SpeechEvent]) -> list[Kind]:
     """The events' types."""
     return [event.type for event in found]
