@@ -13,14 +13,17 @@ from livekit import rtc
 from livekit.agents import (
     Agent,
     AgentSession,
+    LanguageCode,
     UserInputTranscribedEvent,
+    inference,
     io,
 )
 from livekit.agents import vad as agents_vad
 from livekit.plugins import whisper
 
+from scripts.wer import word_error_rate
 from tests.support.llm import Listener
-from tests.support.streams import SECOND, Samples, frames, speech
+from tests.support.streams import SECOND, Samples, frames, said, speech, trimmed
 from tests.support.weights import TINY
 
 SAID = "He might even have been made amiable himself."
@@ -48,7 +51,7 @@ class Microphone(io.AudioInput):
 
 @asynccontextmanager
 async def session(
-    vad: agents_vad.VAD, how: str, samples: Samples
+    vad: agents_vad.VAD, how: Any, samples: Samples
 ) -> AsyncIterator[tuple[AgentSession[None], Microphone, list[tuple[str, str]]]]:
     """One that hears this; and what happens in it: interim and final texts, questions."""
     happened: list[tuple[str, str]] = []
@@ -74,16 +77,93 @@ async def session(
         await heard.aclose()
 
 
-@pytest.mark.parametrize("how", ["vad", "stt", "manual"])
-async def test_turn_is_heard_once_and_answered(vad: agents_vad.VAD, how: str) -> None:
+class Reader:
+    """A turn detector that reads what was said, as LiveKit's plugin does; sure or not, as told.
+
+    The plugin's own weights come from a model hub.
+    """
+
+    model, provider = "reader", "test"
+
+    def __init__(self, probability: float) -> None:
+        self._probability = probability
+        self.read: list[str] = []
+
+    async def unlikely_threshold(self, language: LanguageCode | None) -> float | None:
+        return 0.5
+
+    async def supports_language(self, language: LanguageCode | None) -> bool:
+        return language == "en"
+
+    async def predict_end_of_turn(
+        self, chat_ctx: llm.ChatContext, *, timeout: float | None = None
+    ) -> float:
+        self.read.append(chat_ctx.messages()[-1].text_content or "")
+        return self._probability
+
+
+class Listening(inference.TurnDetector):
+    """LiveKit's own detector, real and on this machine; remembers what it predicted."""
+
+    def __init__(self) -> None:
+        super().__init__(version="v1-mini")
+        self.predictions: list[asyncio.Future[Any]] = []
+
+    def stream(self, **options: Any) -> Any:
+        opened = super().stream(**options)
+        predict = opened.predict
+
+        def remembered() -> asyncio.Future[Any]:
+            self.predictions.append(predict())
+            return self.predictions[-1]
+
+        opened.predict = remembered  # type: ignore[method-assign]
+        return opened
+
+
+async def test_detector_that_is_unsure_has_two_utterances_in_one_turn(
+    vad: agents_vad.VAD,
+) -> None:
+    """It reads each final as it comes; the turn ends where it has waited in vain for more."""
+    detector = Reader(0.1)
+    sound = np.concatenate([trimmed(speech(4)), SECOND, trimmed(speech(2))])
+    async with session(vad, detector, sound) as (made, _, happened):
+        answered = asyncio.Event()
+        turns: list[str] = []
+
+        def added(item: Any) -> None:
+            if item.role == "user" and item.text_content:
+                turns.append(item.text_content)
+            elif item.role == "assistant":
+                answered.set()
+
+        made.on("conversation_item_added", lambda event: added(event.item))
+        await asyncio.wait_for(answered.wait(), 60)
+    (turn,) = turns
+    finals = [text for what, text in happened if what == "final"]
+    assert len(finals) == 2
+    assert turn == " ".join(finals)
+    assert word_error_rate(f"{SAID} {said(2)}", turn) <= 0.2
+    assert detector.read[0] == SAID
+    assert detector.read[-1] == turn
+    assert happened.count(("asked", turn)) == 1
+
+
+@pytest.mark.parametrize("how", ["vad", "stt", "manual", "reads", "listens"])
+async def test_turn_is_heard_once_and_answered(vad: agents_vad.VAD, how: Any) -> None:
+    """`reads` and `listens` are turn detectors."""
+    if how == "listens":
+        how = Listening()
+    elif how == "reads":
+        how = Reader(0.9)
     async with session(vad, how, speech(4)) as (made, microphone, happened):
         answered = asyncio.Event()
         made.on("conversation_item_added", lambda event: added(event.item))
-        said: list[str] = []
+        turns: list[str] = []
 
         def added(item: Any) -> None:
             if item.role == "user" and item.text_content:  # an empty turn ends with the session
-                said.append(item.text_content)
+                turns.append(item.text_content)
             elif item.role == "assistant":
                 answered.set()
 
@@ -92,8 +172,13 @@ async def test_turn_is_heard_once_and_answered(vad: agents_vad.VAD, how: str) ->
             made.commit_user_turn()
         await asyncio.wait_for(answered.wait(), 60)
     finals = [text for what, text in happened if what == "final"]
-    assert finals == said == [SAID]
+    assert finals == turns == [SAID]
     assert ("asked", SAID) in happened
+    if isinstance(how, Reader):
+        assert how.read[-1] == SAID
+    if isinstance(how, Listening):
+        done = [each.result() for each in how.predictions if not each.cancelled()]
+        assert 0.0 <= done[-1].end_of_turn_probability <= 1.0
 
 
 async def test_llm_is_asked_before_the_vad_is_sure(vad: agents_vad.VAD) -> None:
