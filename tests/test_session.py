@@ -17,6 +17,7 @@ from livekit.agents import (
     UserInputTranscribedEvent,
     inference,
     io,
+    llm,
 )
 from livekit.agents import vad as agents_vad
 from livekit.plugins import whisper
