@@ -1,7 +1,7 @@
 """What Whisper writes where nobody speaks: the ends of the films and talks that it learned from.
 
 People say some of it as well: see `quality.not_speech` for when it is dropped. Of those that are
-reported again and again (openai/whisper discussions 679 and 928; Koenecke et al., Careless Whisper,
+reported again and again (openai/whisper, discussion 679; Koenecke et al., Careless Whisper,
 2024), and of those seen here in noise, music and breath.
 """
 
@@ -9,7 +9,15 @@ reported again and again (openai/whisper discussions 679 and 928; Koenecke et al
 
 from __future__ import annotations
 
-_TEXTS = """
+
+def _letters(texts: str) -> frozenset[str]:
+    """Of each line its letters and digits alone, in small."""
+    return frozenset(
+        "".join(filter(str.isalnum, text.casefold())) for text in texts.split("\n") if text
+    )
+
+
+COMMON = _letters("""
 you
 bye
 bye bye
@@ -17,19 +25,9 @@ thank you
 thank you very much
 thank you so much
 thanks
-thank you for watching
-thanks for watching
-thank you so much for watching
-thanks for watching and ill see you in the next video
 thank you for listening
 thanks for listening
-please subscribe
-please subscribe to my channel
-subscribe
-dont forget to like and subscribe
 see you next time
-see you in the next video
-ill see you in the next video
 im sorry
 im going to go
 okay
@@ -39,38 +37,55 @@ the end
 silence
 music
 applause
+vielen dank
+tschüss
+merci
+gracias
+obrigado
+grazie
+bedankt
+dziękuję
+ありがとうございました
+おやすみなさい
+谢谢大家
+""")
+"""What people say to an agent as well."""
+
+CREDITS = _letters("""
+thank you for watching
+thanks for watching
+thank you so much for watching
+thanks for watching and ill see you in the next video
+please subscribe
+please subscribe to my channel
+subscribe
+dont forget to like and subscribe
+see you in the next video
+ill see you in the next video
 subtitles by the amara org community
 transcription by castingwords
 copyright wdr 2021
 untertitel der amara org community
 untertitel im auftrag des zdf für funk 2017
 untertitelung des zdf 2020
-vielen dank
 vielen dank fürs zuschauen
-tschüss
 sous titres réalisés par la communauté d amara org
 sous titres réalisés para la communauté d amara org
 sous titrage st 501
 merci d avoir regardé cette vidéo
-merci
 subtítulos realizados por la comunidad de amara org
 subtítulos por la comunidad de amara org
-gracias
 gracias por ver el video
 gracias por ver
 legendas pela comunidade amara org
-obrigado
 obrigado por assistir
 sottotitoli creati dalla comunità amara org
 sottotitoli e revisione a cura di qtss
-grazie
 grazie per la visione
 ondertitels ingediend door de amara org gemeenschap
 ondertiteling door de amara org gemeenschap
-bedankt
 bedankt voor het kijken
 napisy stworzone przez społeczność amara org
-dziękuję
 dziękuję za uwagę
 tekstning av nicolai winther
 undertexter från amara org gemenskapen
@@ -82,13 +97,10 @@ undertexter från amara org gemenskapen
 altyazı m k
 izlediğiniz için teşekkür ederim
 ご視聴ありがとうございました
-ありがとうございました
-おやすみなさい
 시청해주셔서 감사합니다
 mbc 뉴스 이덕영입니다
 구독과 좋아요 부탁드립니다
 谢谢观看
-谢谢大家
 请不吝点赞 订阅 转发 打赏支持明镜与点点栏目
 字幕由amara org社区提供
 字幕志愿者 杨茜茜
@@ -96,9 +108,5 @@ mbc 뉴스 이덕영입니다
 中文字幕志愿者 杨茜茜
 ترجمة نانسي قنقر
 اشتركوا في القناة
-"""
-
-PHRASES = frozenset(
-    "".join(filter(str.isalnum, text.casefold())) for text in _TEXTS.splitlines() if text
-)
-"""Their letters and digits alone, in small."""
+""")
+"""What hardly anybody says to one."""
