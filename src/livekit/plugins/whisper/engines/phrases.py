@@ -1,8 +1,8 @@
 """What Whisper writes where nobody speaks: the ends of the films and talks that it learned from.
 
 People say some of it as well: see `quality.not_speech` for when it is dropped. Of those that are
-reported again and again (openai/whisper, discussion 679; Koenecke et al., Careless Whisper,
-2024), and of those seen here in noise, music and breath.
+reported again and again (openai/whisper, discussions 679 and 928; Koenecke et al., Careless
+Whisper, 2024), and of those seen here in noise, music and breath.
 """
 
 # ruff: noqa: RUF001 (letters of other scripts)
