@@ -25,6 +25,12 @@ def word_error_rate(reference: str, hypothesis: str) -> float:
     return pooled_word_error_rate([(reference, hypothesis)])
 
 
+def wrong_words(reference: str, hypothesis: str) -> tuple[int, int]:
+    """Of one utterance: how many words are wrong, and how many the reference has."""
+    words = normalise(reference).split()
+    return round(word_error_rate(reference, hypothesis) * len(words)), len(words)
+
+
 def pooled_word_error_rate(pairs: Iterable[tuple[str, str]]) -> float:
     """Of many (reference, hypothesis): all wrong words per reference word, so long ones weigh more.
 
