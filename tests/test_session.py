@@ -22,9 +22,8 @@ from livekit.agents import (
 from livekit.agents import vad as agents_vad
 from livekit.plugins import whisper
 
-from scripts.wer import word_error_rate
 from tests.support.llm import Listener
-from tests.support.streams import SECOND, Samples, frames, said, speech, trimmed
+from tests.support.streams import SECOND, Samples, frames, speech, trimmed
 from tests.support.weights import TINY
 
 SAID = "He might even have been made amiable himself."
@@ -127,7 +126,7 @@ async def test_detector_that_is_unsure_has_two_utterances_in_one_turn(
 ) -> None:
     """It reads each final as it comes; the turn ends where it has waited in vain for more."""
     detector = Reader(0.1)
-    sound = np.concatenate([trimmed(speech(4)), SECOND, trimmed(speech(2))])
+    sound = np.concatenate([trimmed(speech(4)), SECOND, trimmed(speech(4))])
     async with session(vad, detector, sound) as (made, _, happened):
         answered = asyncio.Event()
         turns: list[str] = []
@@ -142,9 +141,8 @@ async def test_detector_that_is_unsure_has_two_utterances_in_one_turn(
         await asyncio.wait_for(answered.wait(), 60)
     (turn,) = turns
     finals = [text for what, text in happened if what == "final"]
-    assert len(finals) == 2
-    assert turn == " ".join(finals)
-    assert word_error_rate(f"{SAID} {said(2)}", turn) <= 0.2
+    assert finals == [SAID] * 2
+    assert turn == f"{SAID} {SAID}"
     assert detector.read[0] == SAID
     assert detector.read[-1] == turn
     assert happened.count(("asked", turn)) == 1

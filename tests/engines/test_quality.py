@@ -81,6 +81,7 @@ STEERED = DecodeOptions("en", prompt="I'm sorry to hear that.", hotwords="Dashwo
         (decoded("Thanks for watching!", -0.86, 0.43), PLAIN, "phrase"),
         (decoded("Thanks for watching!", -0.3, 0.1), PLAIN, ""),
         (decoded("ご視聴ありがとうございました。", -0.3, 0.7), PLAIN, "phrase"),
+        (decoded(15 * "ご視聴ありがとうございました。", -0.1, 0.78), PLAIN, "phrase"),
         (decoded("Thank you for the tickets.", -0.75, 0.65), PLAIN, ""),
         (decoded("Barton Park.", -0.5, 0.7), PLAIN, ""),
         (decoded("Barton Park.", -0.5, 0.7), STEERED, "echo"),

@@ -37,6 +37,9 @@ REPEATED = re.compile(r"(.{10,}?)\1|(.{2,}?)\2{4,}|(.)\3{7,}")
 """A phrase twice in a row, a syllable five times, a letter eight times: of letters only, so that it
 holds in any script. "Thank you, thank you" and "bye bye, bye bye" are what people say."""
 
+ONCE = re.compile(r"^(.+?)\1+$")
+"""A text that is nothing but one phrase, again and again."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -127,11 +130,12 @@ def not_speech(decoded: Decoded, options: DecodeOptions) -> str:
         return "punctuation" if decoded.text.strip() else ""
     if decoded.is_silence:
         return "silence"
-    if letters in CREDITS and _exceeds(decoded, CREDITS_NO_SPEECH, CREDITS_LOG_PROB):
+    once = ONCE.sub(r"\1", letters)
+    if once in CREDITS and _exceeds(decoded, CREDITS_NO_SPEECH, CREDITS_LOG_PROB):
         return "phrase"
     if not _exceeds(decoded, NO_SPEECH_LIMIT, LOG_PROB_LIMIT):
         return ""
-    if letters in COMMON:
+    if once in COMMON:
         return "phrase"
     if any(letters in _letters(given or "") for given in (options.prompt, options.hotwords)):
         return "echo"
