@@ -137,6 +137,22 @@ async def test_what_follows_a_short_pause_is_heard_in_its_context(
     assert len(trimmed(speech(0))) / 16_000 < context < heard
 
 
+async def test_no_speech_is_cut_off_with_the_padding_before_it(
+    backend: Watched, vad: agents_vad.VAD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CONTEXT_BUSY", 30.0)
+    backend.waits = lambda utterance: utterance.urgency is Urgency.FINAL
+    patient = StreamOptions(interim_results=False)
+    pause = np.zeros(round(0.65 * 16_000), np.int16)  # a tenth of a second more than the VAD waits
+    parts = (SECOND, trimmed(speech(3)), pause, trimmed(speech(4)), SECOND)
+    found = await hear(backend, vad, *parts, options=patient)
+    finals = [event.alternatives[0].text for event in found if event.type == FINAL]
+    assert backend.contexts[-1]
+    spoken = backend.asked[-1].audio.duration - backend.contexts[-1]
+    assert spoken > len(trimmed(speech(4))) / 16_000
+    assert finals[1].lower() == SAID.lower()
+
+
 async def test_pause_of_300_ms_is_one_utterance_without_doubled_words(
     backend: Watched, vad: agents_vad.VAD
 ) -> None:

@@ -30,16 +30,16 @@ def turn(role: llm.ChatRole, text: str) -> ConversationItemAddedEvent:
 
 def test_keyterms_come_after_the_users_own_and_once() -> None:
     steering = Steering()
-    steering.set_keyterms(["Dashwood", "norland", " Barton  Park ", "Dashwood", ""])
-    assert steering.apply(OPTIONS).hotwords == "Norland, Dashwood, Barton Park"
+    steering.set_keyterms(["Dashwood", "norland", "Nor", " Barton  Park ", "Dashwood", ""])
+    assert steering.add(OPTIONS).hotwords == "Norland, Dashwood, Nor, Barton Park"
     steering.set_keyterms([])
-    assert steering.apply(OPTIONS) == OPTIONS
+    assert steering.add(OPTIONS) == OPTIONS
 
 
 def test_keyterms_go_into_the_prompt_of_an_engine_without_hotwords() -> None:
     steering = Steering()
     steering.set_keyterms(["Dashwood", "Barton"])
-    options = steering.apply(OPTIONS, hotwords=False)
+    options = steering.add(OPTIONS, hotwords=False)
     assert options.hotwords == "Norland"
     assert options.prompt == "A novel. Dashwood, Barton."
 
@@ -48,7 +48,7 @@ def test_too_many_keyterms_are_left_out_and_it_is_said(caplog: pytest.LogCapture
     steering = Steering()
     with caplog.at_level(logging.WARNING):
         steering.set_keyterms([f"name {number}" for number in range(100)])
-    hotwords = steering.apply(DecodeOptions()).hotwords
+    hotwords = steering.add(DecodeOptions()).hotwords
     assert hotwords and hotwords.startswith("name 0, name 1, ")
     assert KEYTERMS_LENGTH - 10 < len(hotwords) <= KEYTERMS_LENGTH
     (record,) = caplog.records
@@ -61,29 +61,40 @@ def test_prompt_ends_with_the_last_turns_and_with_what_was_just_said() -> None:
     for text in ("Hello.", "Who is there?", "It is I,  John."):
         steering.add_turn(text)
     steering.before = "And"
-    assert steering.apply(OPTIONS).prompt == "A novel. Who is there? It is I, John. And"
+    assert steering.add(OPTIONS).prompt == "A novel. Who is there? It is I, John. And"
     steering.add_turn("word " * 100)
-    prompt = steering.apply(DecodeOptions()).prompt
+    prompt = steering.add(DecodeOptions()).prompt
     assert prompt and len(prompt) <= TURNS_LENGTH
     assert prompt.startswith("word ")
+
+
+def test_what_was_said_is_kept_in_scripts_without_spaces_too() -> None:
+    steering = Steering()
+    steering.before = "好的。" + 99 * "我们明天见"
+    prompt = steering.add(DecodeOptions()).prompt
+    assert prompt and len(prompt) == TURNS_LENGTH
 
 
 def test_whoever_asks_steers_and_the_stream_has_the_last_word() -> None:
     stream, handle = Steering(), Steering()
     handle.update(language="de", prompt=None)
-    stream.update(language="French")
+    handle.set_keyterms(["Dashwood"])
+    stream.update(language="French", hotwords="Barton")
     assert steered(OPTIONS) == OPTIONS
     with stream.asking(), handle.asking():
         options = steered(OPTIONS)
         assert stream.asks
-    assert (options.language, options.prompt) == ("fr", None)
+    assert (options.language, options.prompt, options.hotwords) == ("fr", None, "Barton, Dashwood")
     assert not stream.asks
+    stream.update(language="auto", hotwords="")
+    assert (stream.change(options).language, stream.change(options).hotwords) == (None, None)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"beam_size": 5}, "beam_size: cannot be changed; allowed: language, prompt, hotwords"),
-     ({"language": "Klingon"}, "language: "), ({"language": "de"}, "knows English only")],
+     ({"language": "Klingon"}, "language: "),
+     ({"prompt": 5}, "prompt: allowed: text, or None"), ({"language": "de"}, "knows English only")],
 )  # fmt: skip
 def test_change_that_cannot_be_is_refused_at_once(
     changes: dict[str, object], message: str, vad: agents_vad.VAD
@@ -145,7 +156,7 @@ async def test_conversation_is_shown_to_the_model_if_that_is_wanted(vad: agents_
         ):
             session.emit("conversation_item_added", event)
         await asyncio.sleep(0)
-        prompts.append(handle._steering.apply(DecodeOptions()).prompt)
+        prompts.append(handle._steering.add(DecodeOptions()).prompt)
         await session.aclose()
         await handle.aclose()
     assert prompts == [None, "Who is there? I."]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from livekit.plugins.whisper import engines, models
 from livekit.plugins.whisper.audio import from_file
@@ -72,6 +73,23 @@ def test_translation_into_english(engine: Engine, speech: dict[str, Audio]) -> N
     assert {"good", "morning", "people"} <= words
     assert not words & {"buenos", "mesa", "personas"}
     assert transcript.language == "es"
+
+
+def test_context_of_another_language_is_not_this_ones(
+    engine: Engine, speech: dict[str, Audio]
+) -> None:
+    both = Audio(np.concatenate([speech["de"].samples, speech["en"].samples]))
+    options = DecodeOptions(language=None, context=speech["de"].duration)
+    (transcript,) = engine.transcribe([both], options)
+    assert transcript.language == "en"
+    assert word_error_rate(REFERENCES[recordings()[3].name], transcript.text) <= 0.1
+
+
+def test_what_is_translated_is_not_its_context(engine: Engine, speech: dict[str, Audio]) -> None:
+    both = Audio(np.concatenate([speech["de"].samples, speech["es"].samples]))
+    options = DecodeOptions(language="es", task="translate", context=speech["de"].duration)
+    (alone,) = engine.transcribe([speech["es"]], DecodeOptions(language="es", task="translate"))
+    assert engine.transcribe([both], options)[0].text == alone.text
 
 
 def test_language_that_this_model_was_not_trained_on(

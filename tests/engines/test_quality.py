@@ -36,7 +36,8 @@ def decoded(
 @pytest.mark.parametrize(
     "text",
     ["Yes.", "No, no, no!", "Thank you. Thank you.", "Bye bye, bye bye.", "It is 20 20 20.",
-     "あのー、そうですね", "Turn left after the bridge, and then turn left again."],
+     "あのー、そうですね", "გამარჯობა, როგორ ხართ, სად არის უახლოესი სადგური და როგორ მივიდე იქ?",
+     "Turn left after the bridge, and then turn left again."],
 )  # fmt: skip
 def test_speech_is_believed(text: str) -> None:
     assert doubt(decoded(text), 2.0) == ""
@@ -87,6 +88,7 @@ STEERED = DecodeOptions("en", prompt="I'm sorry to hear that.", hotwords="Dashwo
         (decoded("Barton Park.", -0.5, 0.7), STEERED, "echo"),
         (decoded("Barton Park.", -0.5, 0.1), STEERED, ""),
         (decoded("Sorry to hear that", -0.4, 0.7), STEERED, "echo"),
+        (decoded("Sorry", -1.1, 0.1), STEERED, ""),
         (decoded("la " * 40, -0.3, 0.7), PLAIN, "repetition"),
         (decoded("la " * 40, -0.3, 0.1), PLAIN, ""),
         (decoded("Turn left.", -1.2, 0.7), PLAIN, "silence"),

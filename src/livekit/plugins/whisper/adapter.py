@@ -18,6 +18,7 @@ from livekit.agents import (
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 
 from .ahead import StreamOptions
+from .api import given
 from .steering import Steering
 from .stream import WhisperStream
 from .stt import LocalSTT, check_changes, push_turn
@@ -104,6 +105,7 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         Raises:
             ConfigError: the option cannot be changed, or the model does not know the language.
         """
+        changes = given(changes)
         if self._ahead:
             check_changes(self._ahead, changes)
         self._steering.update(**changes)

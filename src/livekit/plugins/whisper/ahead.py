@@ -136,7 +136,9 @@ class Ahead:
         """An utterance has ended, with so many seconds of silence: the next may go on with it."""
         spoken = len(utterance.audio.samples) - round((silence - CONTEXT_TAIL) * SAMPLE_RATE)
         audio = Audio(utterance.audio.samples[: max(0, spoken)])
-        self._before = replace(utterance, audio=audio) if audio.duration else None
+        # What was cut off in mid-speech is the prompt of what follows: no pause parts them.
+        fits = silence > 0 and 0 < audio.duration <= CONTEXT_SECONDS
+        self._before = replace(utterance, audio=audio) if fits else None
 
     def take(self) -> Guess | None:
         """The utterance has ended: what its last pause was decoded to, or is being decoded to."""
@@ -167,8 +169,7 @@ class Ahead:
         samples = utterance.audio.samples[round(self._lead * SAMPLE_RATE) :]
         both = Audio(np.concatenate([before.audio.samples, samples]))
         pause = start - (before.start + known)
-        too_long = known > CONTEXT_SECONDS or both.duration > WINDOW_SECONDS
-        if pause > CONTEXT_PAUSE or too_long or not len(samples):
+        if pause > CONTEXT_PAUSE or both.duration > WINDOW_SECONDS or not len(samples):
             return self._hear(utterance)
         joined = replace(utterance, audio=both, start=start - known)
         return self._hear(joined, context=known)
@@ -177,9 +178,12 @@ class Ahead:
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
-            return await hearing
-        finally:
+            event = await hearing
+        except APIError:
             self._took = clock() - started
+            raise
+        self._took = clock() - started
+        return event
 
     def _resume(self) -> None:
         """The speaker goes on: what was said before the pause may still change."""
@@ -216,6 +220,8 @@ class Ahead:
             self._next = round(later if at >= limit else min(later, limit))
 
     def _look_for_cut(self, utterance: Utterance, event: stt.SpeechEvent) -> None:
+        if event.alternatives and event.alternatives[0].source_languages:
+            return  # a translation's words are not where they were said
         since = utterance.start + self._offset()
         words = _words(event, since)
         count = self._cutting.add(words, utterance.audio)

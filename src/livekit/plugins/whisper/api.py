@@ -1,14 +1,20 @@
-"""Our errors as LiveKit's."""
+"""Our errors as LiveKit's, and its way to leave an argument out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from livekit.agents import APIConnectionError, APIError, APIStatusError, APITimeoutError
+from livekit.agents import APIConnectionError, APIError, APIStatusError, APITimeoutError, utils
 
 from .errors import WhisperError
+
+
+def given(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes without those that LiveKit's NOT_GIVEN stands for."""
+    return {name: value for name, value in changes.items() if utils.is_given(value)}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from pydantic_settings import (
 )
 
 from .errors import ConfigError
-from .languages import language_code
+from .languages import parse_language
 from .log import logger
 from .types import DecodeOptions, Limits, ModelKey, Task, Window
 
@@ -52,11 +52,7 @@ _NOT_INHERITED = {"provider", "fallback", "model", "revision", "compute_type"}
 
 
 def _parse_language(value: object) -> object:
-    if isinstance(value, str):
-        if value.strip().lower() in ("", "auto", "detect", "none"):
-            return None
-        return language_code(value)
-    return value
+    return parse_language(value) if isinstance(value, str) else value
 
 
 def _parse_fallback(value: object, info: ValidationInfo) -> object:

@@ -34,6 +34,17 @@ _CODES = {name: code for code, name in LANGUAGES.items()} | {
 }  # fmt: skip
 
 
+def parse_language(value: str | None) -> str | None:
+    """A language's code; None where it is to be detected: `auto`, `detect`, `none`, nothing.
+
+    Raises:
+        ValueError: see `language_code`.
+    """
+    if value is None or value.strip().lower() in ("", "auto", "detect", "none"):
+        return None
+    return language_code(value)
+
+
 def language_code(value: str) -> str:
     """`en`, `EN`, `en-US`, `en_us` or `english` → `en`.
 

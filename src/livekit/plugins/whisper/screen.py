@@ -190,7 +190,7 @@ class Pipe:
         """See `View.tell`."""
         if status != self._status:
             self._status = status
-            self._aside.print(status)
+            self._aside.print(status, markup=False)
 
     def close(self) -> None:
         """See `View.close`."""

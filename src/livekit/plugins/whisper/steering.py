@@ -6,6 +6,7 @@ steers by all who ask, the nearest to the session last.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import ConfigError
-from .languages import language_code
+from .languages import parse_language
 from .log import logger
 from .types import DecodeOptions
 
@@ -23,6 +24,7 @@ KEYTERMS_LENGTH = 300
 TURNS = 2
 TURNS_LENGTH = 200
 """The last turns of the conversation that are shown to the model, and their characters."""
+WORD, LONGEST_WORD = r"\w+", 30
 CHANGEABLE = ("language", "prompt", "hotwords")
 """What `update` takes, fields of `DecodeOptions`."""
 
@@ -41,18 +43,21 @@ class Steering:
         """Changes options from the next decode on.
 
         Args:
-            changes: of `language` (a code or an English name; None: detect it), `prompt` and
-                `hotwords` (None: none).
+            changes: of `language` (a code or an English name; None or `auto`: detect it), `prompt`
+                and `hotwords` (None: none).
 
         Raises:
-            ConfigError: the option cannot be changed, or the language is not known.
+            ConfigError: the option cannot be changed, or not to this.
         """
-        for name in changes:
+        for name, value in changes.items():
             if name not in CHANGEABLE:
                 raise ConfigError(f"{name}: cannot be changed; allowed: {', '.join(CHANGEABLE)}")
-        if changes.get("language"):
+            if not isinstance(value, str | None):
+                raise ConfigError(f"{name}: allowed: text, or None")
+            changes[name] = value or None
+        if "language" in changes:
             try:
-                changes["language"] = language_code(changes["language"])
+                changes["language"] = parse_language(changes["language"])
             except ValueError as exc:
                 raise ConfigError(f"language: {exc}") from None
         self._changes |= changes
@@ -77,14 +82,17 @@ class Steering:
         if text.strip():
             self._turns.append(" ".join(text.split()))
 
-    def apply(self, options: DecodeOptions, *, hotwords: bool = True) -> DecodeOptions:
-        """The options to decode with now.
+    def change(self, options: DecodeOptions) -> DecodeOptions:
+        """The options, as they were changed."""
+        return replace(options, **self._changes)
+
+    def add(self, options: DecodeOptions, *, hotwords: bool = True) -> DecodeOptions:
+        """The options, and behind what they name the keyterms and what was said.
 
         Args:
-            options: as configured; what they name comes first.
+            options: to add to.
             hotwords: whether the engine has them; without, keyterms go into the prompt.
         """
-        options = replace(options, **self._changes)
         said = _last(" ".join((*self._turns, self.before)), TURNS_LENGTH)
         if not hotwords and self._keyterms:
             said = f"{', '.join(self._keyterms)}. {said}"
@@ -115,10 +123,13 @@ class Steering:
         return self in _asking.get()
 
 
-def steered(options: DecodeOptions, *, hotwords: bool = True) -> DecodeOptions:
-    """The options, steered by all who ask; see `Steering.apply`."""
-    for steering in reversed(_asking.get()):
-        options = steering.apply(options, hotwords=hotwords)
+def steered(options: DecodeOptions, *own: Steering, hotwords: bool = True) -> DecodeOptions:
+    """The options, steered by `own` and by all who ask; see `Steering.add`."""
+    steerings = (*own, *reversed(_asking.get()))
+    for steering in steerings:
+        options = steering.change(options)
+    for steering in steerings:
+        options = steering.add(options, hotwords=hotwords)
     return options
 
 
@@ -128,13 +139,19 @@ _asking: ContextVar[tuple[Steering, ...]] = ContextVar("whisper_asking", default
 
 def _merged(own: str | None, keyterms: Iterable[str]) -> str:
     """The user's hotwords as they are written, and after them the terms that are not among them."""
-    written = (own or "").casefold()
-    more = [term for term in keyterms if term.casefold() not in written]
+    written = _words(own or "")
+    more = [term for term in keyterms if _words(term) not in written]
     return ", ".join(filter(None, [own, *more]))
+
+
+def _words(text: str) -> str:
+    """With a space before and after each."""
+    return f" {' '.join(re.findall(WORD, text.casefold()))} "
 
 
 def _last(text: str, length: int) -> str:
     """The end of a text, from the beginning of a word on."""
     if len(text) <= length:
         return text
-    return text[-length:].partition(" ")[2]
+    tail = text[-length:]
+    return tail[tail.find(" ", 0, LONGEST_WORD) + 1 :]  # some scripts have no spaces

@@ -14,7 +14,7 @@ from livekit.agents import APIConnectionError, APIConnectOptions, stt, utils, va
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 
 from .ahead import Ahead, Guess, StreamOptions, succeeded
-from .api import api_errors
+from .api import api_errors, given
 from .log import logger
 from .segmenter import Segmenter, ends_quietly
 from .steering import Steering
@@ -102,6 +102,7 @@ class WhisperStream(stt.RecognizeStream):
         Raises:
             ConfigError: the option cannot be changed, or the language is not known.
         """
+        changes = given(changes)
         self._steering.update(**changes)
         if "language" in changes:
             self._language = self._steering.language or NOT_GIVEN
@@ -172,7 +173,8 @@ class WhisperStream(stt.RecognizeStream):
     def _begin(self, at: int, padding: float = 0.0) -> None:
         if not self._segmenter.speaking:
             self._segmenter.begin(at)
-            self._ahead.begin(padding)
+            # There is less padding where the utterance before it has some of it.
+            self._ahead.begin(padding - (self._segmenter.begun - at) / SAMPLE_RATE)
             self._steering.before = ""
         if not self._open:
             self._open = True
@@ -182,6 +184,7 @@ class WhisperStream(stt.RecognizeStream):
         if utterance := self._segmenter.advance(at):
             self._owe(utterance, time.time())
             self._ahead.begin()
+            self._steering.before = ""  # it is from long before
         elif self._segmenter.speaking and self._hear:
             self._ahead.advance(at, silence)
             if cut := self._ahead.cut():

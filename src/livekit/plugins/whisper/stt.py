@@ -30,7 +30,7 @@ from livekit.agents.utils import AudioBuffer, is_given
 
 from . import audio, engines, models
 from .ahead import StreamOptions
-from .api import api_errors
+from .api import api_errors, given
 from .backend import Backend, process_backend
 from .config import ComputeType, ExplicitConfig, STTConfig
 from .errors import ConfigError, WhisperError
@@ -214,6 +214,7 @@ class LocalSTT(stt.STT[Any]):
         Raises:
             ConfigError: the option cannot be changed, or the model does not know the language.
         """
+        changes = given(changes)
         check_changes(self, changes)
         self._steering.update(**changes)
 
@@ -241,8 +242,7 @@ class LocalSTT(stt.STT[Any]):
 
     def _options_now(self, language: NotGivenOr[str] | None) -> DecodeOptions:
         hotwords = engines.ENGINES[self._key.engine].hotwords
-        options = self._steering.apply(self._options, hotwords=hotwords)
-        options = steered(options, hotwords=hotwords)
+        options = steered(self._options, self._steering, hotwords=hotwords)
         if is_given(language) and language:
             options = replace(options, language=language_code(language))
         return options
@@ -379,7 +379,7 @@ def check_changes(local: LocalSTT, changes: Mapping[str, Any]) -> None:
     """Raises `ConfigError` where this STT's model cannot do what options are changed to."""
     trial = Steering()
     trial.update(**changes)
-    _check_english(local.model_key, trial.apply(local._options))
+    _check_english(local.model_key, trial.change(local._options))
 
 
 def push_turn(steering: Steering, ev: ConversationItemAddedEvent) -> None:

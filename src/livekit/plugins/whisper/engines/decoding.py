@@ -108,7 +108,10 @@ class WindowedEngine(ABC):
         """The words after the context; what is doubtful with it is decoded without."""
         plain = replace(options, context=0.0)
         with_times = replace(plain, word_timestamps=True)
-        if options.context < audio.duration <= WINDOW_SECONDS:
+        # A context may be of another language; the words of a translation have no times.
+        known = options.language is not None or not self.multilingual
+        usable = known and options.task == "transcribe"
+        if usable and options.context < audio.duration <= WINDOW_SECONDS:
             (whole,) = self.transcribe([audio], with_times)
             after = _after(whole, options.context, keep_words=options.word_timestamps)
             if not leaves_out(after.text, audio.duration - options.context):

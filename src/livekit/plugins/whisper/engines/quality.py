@@ -21,6 +21,8 @@ models say "you" at -0.7 to -0.9 with 0.91 to 0.95 (tiny.en); speech stays below
 SHORT_COMPRESSION_RATIO_LIMIT = 2.0
 """In a short window, which repeats a sentence with a word changed: that is 2.3, speech at most
 1.7."""
+ECHO_LETTERS = 10
+"""What is shorter is an answer: "no", "Tuesday"."""
 CREDITS_NO_SPEECH, CREDITS_LOG_PROB = 0.3, -0.5
 """Past either, nobody said the credits of a film: music makes base thank for watching at 0.43 and
 -0.86."""
@@ -98,8 +100,10 @@ def doubt(decoded: Decoded, duration: float) -> str:
     letters = _letters(decoded.text)
     if decoded.avg_logprob < LOG_PROB_LIMIT:
         return "improbable"
-    repeats = compression_ratio(decoded.text) > SHORT_COMPRESSION_RATIO_LIMIT
-    if repeats or REPEATED.search(letters):
+    # Of letters that take three bytes each, ordinary speech compresses as well (Georgian: 2.1).
+    wide = len(decoded.text.encode()) > 2 * len(decoded.text)
+    limit = COMPRESSION_RATIO_LIMIT if wide else SHORT_COMPRESSION_RATIO_LIMIT
+    if compression_ratio(decoded.text) > limit or REPEATED.search(letters):
         return "repetitive"
     if decoded.tokens > token_limit(duration):
         return "too many tokens"
@@ -137,7 +141,8 @@ def not_speech(decoded: Decoded, options: DecodeOptions) -> str:
         return ""
     if once in COMMON:
         return "phrase"
-    if any(letters in _letters(given or "") for given in (options.prompt, options.hotwords)):
+    given = (options.prompt, options.hotwords)
+    if len(letters) >= ECHO_LETTERS and any(letters in _letters(text or "") for text in given):
         return "echo"
     return "repetition" if decoded.is_repetitive else ""
 

@@ -104,7 +104,7 @@ def request(key: ModelKey, utterance: Utterance, options: DecodeOptions) -> tupl
         "beam_size": options.beam_size,
         "word_timestamps": str(options.word_timestamps).lower(),
         "window": options.window,
-        "context": repr(float(options.context)),
+        "context": repr(float(options.context)) if options.context else None,
         "start": repr(float(utterance.start)),
         "stream": utterance.stream,
         "urgency": utterance.urgency.name.lower(),
