@@ -146,11 +146,11 @@ def _english(quick: bool) -> dict[str, list[Spoken]]:
 
 
 def _all(quick: bool) -> dict[str, list[Spoken]]:
-    """For base: every language, each in two voices."""
+    """For base: every language, each in one voice."""
     rows = {"en, recordings": _recordings(None)}
     if voices.available():
         for language in ("en", "de") if quick else voices.VOICES:
-            names = voices.VOICES[language][: 1 if quick else 2]
+            names = voices.VOICES[language][:1]
             rows[f"{language}, espeak-ng"] = voices.utterances(language, names)
     return rows
 

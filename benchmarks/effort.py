@@ -65,8 +65,8 @@ FULL = Effort(
     first=3, cached=300, second=3, handles=50, plain=10, sessions=8,
     decoding=4, lag_processes=2, lag_rounds=3, lag_seconds=2.0,
     hosts=5, jobs=20, live=4, sharing=3, throughput=3, mixes=2, overhead=3, pairs=20,
-    streams=(1, 4, 8, 16, 24), plain_streams=(1, 4, 8), stream_seconds=32.0,
-    delay_seconds=100.0, turn_seconds=60.0, patience=50.0,
+    streams=(1, 4, 8, 16), plain_streams=(1, 4, 8), stream_seconds=28.0,
+    delay_seconds=64.0, turn_seconds=40.0, patience=30.0,
 )  # fmt: skip
 QUICK = Effort(
     first=1, cached=200, second=1, handles=4, plain=2, sessions=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -74,7 +75,10 @@ async def backend(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[whisper.Loca
     fresh = whisper.LocalBackend()
     monkeypatch.setattr(backend_module, "_process_backend", fresh)
     yield fresh
+    loaded = fresh._loaded()
     await fresh.aclose()
+    for model in loaded:  # no decode goes on in the next test
+        await asyncio.to_thread(model.batcher.join, 60)
 
 
 @pytest.fixture(scope="session")

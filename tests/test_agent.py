@@ -143,15 +143,6 @@ async def test_jobs_in_threads_share_one_model_and_one_instance() -> None:
         check_log(worker, pairs)
 
 
-async def test_two_rooms_at_once() -> None:
-    async with LiveKitServer() as server, Worker(server, env=FASTER) as worker:
-        found = await asyncio.gather(
-            *(speak(server, f"room-{number}", recordings()[3:]) for number in (1, 2))
-        )
-        assert pooled_word_error_rate([pair for pairs in found for pair in pairs]) <= 0.20
-        check_log(worker, found[0])
-
-
 async def test_the_other_engine() -> None:
     environment = {"STT_PROVIDER": "whisper", "STT_MODEL": str(openai_checkpoint())}
     async with LiveKitServer() as server, Worker(server, env=environment) as worker:

@@ -95,12 +95,18 @@ def test_without_the_engine_that_is_asked_for(tmp_path: Path) -> None:
     assert 'pip install "livekit-plugins-whisper[faster-whisper]"' in message
 
 
+def default_int_handler() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C; these tests may be run so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_control_c_in_the_middle(tmp_path: Path) -> None:
     make.write(tmp_path / "long.wav", make.white_noise(600.0))
     command = [str(SCRIPT), "-v", "transcribe", "long.wav"]
     with subprocess.Popen(
-        command, env={**os.environ, **MODEL}, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, env={**os.environ, **MODEL}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=default_int_handler,
+    ) as process:  # fmt: skip
         assert process.stderr is not None
         seen = ""
         for line in process.stderr:

@@ -112,6 +112,6 @@ def test_all_names_are_exported_once_with_their_labels() -> None:
     assert sorted(name for name in found if not name.endswith("_created")) == [
         "batch_size", "cache_bytes", "cache_entries", "decode_seconds", "drops_total",
         "errors_total", "gate_redecodes_total", "host_fallbacks_total", "host_restarts_total",
-        "load", "model_load_seconds", "model_loads_total", "queue_depth", "queue_seconds",
-        "request_seconds", "requests_total",
+        "load", "model_load_seconds", "model_loads_total", "not_speech_total", "queue_depth",
+        "queue_seconds", "request_seconds", "requests_total",
     ]  # fmt: skip

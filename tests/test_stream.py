@@ -172,34 +172,6 @@ async def test_silence_and_noise_give_no_words(stream: stt.RecognizeStream) -> N
     assert FINAL not in kinds(await events(stream))
 
 
-async def test_flush_in_mid_speech_yields_the_final_that_it_owes(
-    stream: stt.RecognizeStream,
-) -> None:
-    push(stream, SECOND, speech(4)[: 2 * 16_000])
-    stream.flush()
-    found = []
-    async for event in stream:
-        found.append(event)
-        if event.type == END:
-            break
-    found = [event for event in found if event.type in (START, FINAL, END)]
-    assert kinds(found) == [START, FINAL, END]
-    assert found[1].alternatives[0].text.startswith("He might even have been made")
-    push(stream, speech(1), SECOND)
-    stream.end_input()
-    assert kinds(await events(stream)) == [START, FINAL, END]
-
-
-async def test_end_of_input_in_mid_speech_yields_the_final_that_it_owes(
-    stream: stt.RecognizeStream,
-) -> None:
-    push(stream, speech(4)[: 2 * 16_000])
-    stream.end_input()
-    found = await events(stream)
-    assert kinds(found) == [START, FINAL, END]
-    assert "might even have been" in text(found)
-
-
 async def test_flush_in_silence_yields_nothing(stream: stt.RecognizeStream) -> None:
     push(stream, SECOND)
     stream.flush()

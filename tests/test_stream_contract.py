@@ -72,7 +72,10 @@ def settings() -> dict[str, bool]:
     return {"word_timestamps": True}
 
 
-@pytest.fixture(params=["faster-whisper", "whisper"])
+ENGINES = ["faster-whisper", "whisper"]
+
+
+@pytest.fixture(params=ENGINES)
 def config(request: pytest.FixtureRequest, settings: dict[str, bool]) -> whisper.STTConfig:
     """One for each engine."""
     return engine_config(request.param, **settings)
@@ -136,9 +139,20 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture
 def way(request: pytest.FixtureRequest) -> Way:
     return WAYS[request.param]
+
+
+every_way = pytest.mark.parametrize(
+    ("config", "way"),
+    [
+        *((ENGINES[0], way) for way in WAYS),
+        *((ENGINES[1], way) for way in ("factory", "alone", "flush only")),  # it is slow
+    ],
+    indirect=True,
+)
+"""Each engine; where several work together, it makes no difference which."""
 
 
 @pytest.fixture
@@ -192,6 +206,7 @@ def check_words(data: stt.SpeechData, begun: float, ended: float) -> None:
     assert OFFSET + begun - 0.6 <= times[0] < times[-1] <= OFFSET + ended + 0.6
 
 
+@every_way
 async def test_one_utterance(way: Way, made: stt.STT[Any], stream: stt.RecognizeStream) -> None:
     usage: list[STTMetrics] = []
     made.on("metrics_collected", usage.append)
@@ -229,6 +244,7 @@ async def test_one_utterance(way: Way, made: stt.STT[Any], stream: stt.Recognize
     assert 2.5 < once.audio_duration < 6
 
 
+@every_way
 @pytest.mark.parametrize("settings", [{"interim_results": False}], ids=["late"])
 async def test_flush_and_end_of_input_in_mid_speech_yield_the_finals_that_they_owe(
     way: Way, made: stt.STT[Any], stream: stt.RecognizeStream
