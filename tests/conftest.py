@@ -15,6 +15,7 @@ from livekit.plugins.whisper import config as config_module
 from livekit.plugins.whisper import stt as stt_module
 from livekit.plugins.whisper.config import STTConfig
 
+from tests.support.command import Here
 from tests.support.hosts import Hosts
 
 
@@ -79,6 +80,12 @@ async def backend(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[whisper.Loca
     await fresh.aclose()
     for model in loaded:  # no decode goes on in the next test
         await asyncio.to_thread(model.batcher.join, 60)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """The command, run in this process."""
+    return Here(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

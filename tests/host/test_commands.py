@@ -12,16 +12,16 @@ import pytest
 from livekit.plugins.whisper.host.place import Place
 from livekit.plugins.whisper.host.process import ask, owner_pid
 
-from tests.support.command import SCRIPT, run
+from tests.support.command import SCRIPT, Here, run
 from tests.support.hosts import Hosts, ended, until
 from tests.support.weights import TINY
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_start_status_logs_stop(hosts: Hosts) -> None:
+def test_start_status_logs_stop(hosts: Hosts, here: Here) -> None:
     settings = {"STT_MODEL": TINY.model}
-    nothing = run("host", "status")
+    nothing = here("host", "status")
     assert (nothing.status, nothing.out) == (3, f"no host runs ({hosts.directory})\n")
     started = run("host", "start", environment=settings)
     assert started.status == 0, started.err
@@ -29,14 +29,14 @@ def test_start_status_logs_stop(hosts: Hosts) -> None:
     assert f"pid={pid}" in started.out
     again = run("host", "start", environment=settings)
     assert f"pid={pid}" in again.out
-    status = run("host", "status")
+    status = here("host", "status")
     assert status.status == 0
     assert f"pid={pid}" in status.out and "load=0.00" in status.out
-    assert "[WHISPER-HOST] serves" in run("host", "logs", "--lines", "5").out
+    assert "[WHISPER-HOST] serves" in here("host", "logs", "--lines", "5").out
     stopped = run("host", "stop")
     assert (stopped.status, stopped.out) == (0, f"stopped pid={pid}\n")
     assert owner_pid(Place(hosts.directory / "host.sock")) is None
-    assert run("host", "stop").out == "no host runs\n"
+    assert here("host", "stop").out == "no host runs\n"
 
 
 async def test_run_serves_the_configured_model_in_the_foreground(hosts: Hosts) -> None:
@@ -65,16 +65,18 @@ async def test_run_serves_the_configured_model_in_the_foreground(hosts: Hosts) -
         (["--tcp", "127.0.0.1:1", "--socket", "x"], "choose one of them"),
     ],
 )
-def test_mistakes_are_told_in_one_line(hosts: Hosts, arguments: list[str], message: str) -> None:
-    assert message in run("host", "run", *arguments).error()
+def test_mistakes_are_told_in_one_line(
+    hosts: Hosts, here: Here, arguments: list[str], message: str
+) -> None:
+    assert message in here("host", "run", *arguments).error()
 
 
-async def test_host_that_hangs_is_told_and_can_be_stopped(hosts: Hosts) -> None:
+def test_host_that_hangs_is_told_and_can_be_stopped(hosts: Hosts, here: Here) -> None:
     run("host", "start", environment={"STT_MODEL": TINY.model})
     pid = hosts.pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        status = run("host", "status")
+        status = here("host", "status")
         assert "no host answers there" in status.out
     finally:
         os.kill(pid, signal.SIGCONT)
