@@ -18,7 +18,6 @@ import psutil
 
 from scripts import hosts
 
-_VARIABLE = "XDG_RUNTIME_DIR"
 _END_SECONDS = 20.0
 """For hosts that are told to end."""
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -30,30 +29,26 @@ def own() -> Iterator[None]:
 
     To be entered before the first of them: they inherit the directory's name.
     """
-    before, folder = os.environ.get(_VARIABLE), tempfile.mkdtemp(prefix="whisper-bench-")
-    os.environ[_VARIABLE] = folder
-    try:
-        yield
-    except Exception:
-        _show_logs(Path(folder))
-        raise
-    finally:
-        # Whoever is told twice to stop leaves no host behind either.
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    folder = tempfile.mkdtemp(prefix="whisper-bench-")
+    with hosts.using(folder):
         try:
-            end()
-            shutil.rmtree(folder, ignore_errors=True)
+            yield
+        except Exception:
+            _show_logs(Path(folder))
+            raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        if before is None:
-            del os.environ[_VARIABLE]
-        else:
-            os.environ[_VARIABLE] = before
+            # Whoever is told twice to stop leaves no host behind either.
+            masked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+            try:
+                end()
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def alive() -> list[psutil.Process]:
     """The hosts of this run, also those that do not listen yet."""
-    return hosts.alive(os.environ[_VARIABLE])
+    return hosts.alive(os.environ[hosts.VARIABLE])
 
 
 def only() -> psutil.Process:
@@ -69,7 +64,7 @@ def cpu_seconds() -> float:
 
 def end() -> None:
     """Ends all of them, and waits for it."""
-    hosts.end(os.environ[_VARIABLE], grace=_END_SECONDS)
+    hosts.end(os.environ[hosts.VARIABLE], grace=_END_SECONDS)
 
 
 def _show_logs(folder: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import chain
 
 from livekit import rtc
 
-from scripts.speaker import FRAME, Recording
+from scripts.speaker import FRAME, Recording, paced
 from tests.support import weights
 
 PAUSE = (1.2, 3.7)
@@ -73,20 +74,16 @@ class Script:
             start: on the clock of `time.monotonic` (s).
             answered: whether all that was said has been answered.
         """
-        due, began = start, 0.0
-        for frame, text in self._frames():
-            due += FRAME
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            yield frame
-            if text and not began:
-                began = due - FRAME
-            elif text:
-                said.append(Said(text, began, due))
-                began = 0.0
-        while not answered() and due < said[-1].ended + PATIENCE:
-            due += FRAME
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            yield SILENCE
+        began = 0.0
+        everything = chain(self._frames(), _silence(said, answered))
+        async with aclosing(paced(everything, start)) as played:
+            async for (frame, text), due in played:
+                yield frame
+                if text and not began:
+                    began = due - FRAME
+                elif text:
+                    said.append(Said(text, began, due))
+                    began = 0.0
 
     def _frames(self) -> Iterator[Played]:
         chance, played = random.Random(self.seed), 0
@@ -114,6 +111,11 @@ class Script:
             yield from order
             if self.lines:
                 return
+
+
+def _silence(said: list[Said], answered: Callable[[], bool]) -> Iterator[Played]:
+    while not answered() and time.monotonic() < said[-1].ended + PATIENCE:
+        yield SILENCE, None
 
 
 def recordings() -> list[Line]:

@@ -21,17 +21,25 @@ VARIABLE = "XDG_RUNTIME_DIR"
 @contextmanager
 def own() -> Iterator[None]:
     """What uses a host in this block has one of its own, which ends with it."""
-    before = os.environ.get(VARIABLE)
-    with tempfile.TemporaryDirectory(prefix="demo-") as runtime:
-        os.environ[VARIABLE] = runtime
+    with tempfile.TemporaryDirectory(prefix="demo-") as runtime, using(runtime):
         try:
             yield
         finally:
             end(runtime)
-            if before is None:
-                del os.environ[VARIABLE]
-            else:
-                os.environ[VARIABLE] = before
+
+
+@contextmanager
+def using(runtime: str) -> Iterator[None]:
+    """Processes that are started in this block have their hosts in this directory, as this has."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = runtime
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def alive(runtime: str | Path) -> list[psutil.Process]:

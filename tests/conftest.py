@@ -17,6 +17,7 @@ from livekit.plugins.whisper.config import STTConfig
 
 from tests.support.command import Here
 from tests.support.hosts import Hosts
+from tests.support.weights import CT2_REFERENCE
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +84,13 @@ async def backend(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[whisper.Loca
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """The command, run in this process."""
+def here(
+    factory: type[whisper.ProviderFactory],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Here:
+    """The command, run in this process, with the real weights as its model."""
+    monkeypatch.setenv("STT_MODEL", CT2_REFERENCE)
     return Here(monkeypatch, capsys)
 
 

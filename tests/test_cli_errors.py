@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from livekit.plugins.whisper import ProviderFactory
 from livekit.plugins.whisper.models import HUB_REPOSITORIES
 from livekit.plugins.whisper.version import __version__
 
@@ -23,17 +22,6 @@ from tests.support.weights import CT2_REFERENCE, openai_checkpoint, recordings
 
 SAID = "He might even have been made amiable himself."
 SPEECH = recordings()[4]
-
-
-@pytest.fixture
-def here(
-    factory: type[ProviderFactory],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Here:
-    """The command, with the real weights as its model."""
-    monkeypatch.setenv("STT_MODEL", CT2_REFERENCE)
-    return Here(monkeypatch, capsys)
 
 
 def test_help_and_version(here: Here) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from socketserver import StreamRequestHandler
 
 import pytest
-from livekit.plugins.whisper import ProviderFactory
 
 from tests.support import audio as make
 from tests.support.command import Here, Result, run
@@ -22,15 +21,10 @@ NOWHERE = "ws://127.0.0.1:9"
 
 
 @pytest.fixture
-def here(
-    factory: type[ProviderFactory],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Here:
-    """The command, with real weights and without a server."""
-    monkeypatch.setenv("STT_MODEL", CT2_REFERENCE)
+def here(here: Here, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The command, without a server."""
     monkeypatch.setenv("LIVEKIT_URL", NOWHERE)
-    return Here(monkeypatch, capsys)
+    return here
 
 
 def server(answer: bytes) -> AbstractContextManager[str]:

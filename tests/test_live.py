@@ -15,7 +15,6 @@ import pytest
 from livekit import plugins
 from livekit.agents import LanguageCode, stt
 from livekit.plugins import whisper
-from livekit.plugins.whisper import ProviderFactory
 from livekit.plugins.whisper.live import queue_of
 from livekit.plugins.whisper.screen import Delays, Heard, Queue, Screen
 from livekit.plugins.whisper.sources import Recording
@@ -37,17 +36,6 @@ FINAL_STYLE = "\x1b[32m"
 """How a terminal is told of words that are final."""
 SAYING = r"> \x1b\[0m\x1b\[(1|2;3)m\w"
 """The same of interim words, which may have become stable already."""
-
-
-@pytest.fixture
-def here(
-    factory: type[ProviderFactory],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Here:
-    """The command in this process, with the real weights as its model."""
-    monkeypatch.setenv("STT_MODEL", CT2_REFERENCE)
-    return Here(monkeypatch, capsys)
 
 
 def test_in_a_pipe_a_line_for_each_final(tmp_path: Path) -> None:

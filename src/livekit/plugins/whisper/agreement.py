@@ -7,6 +7,8 @@ section 3.1), for hypotheses that all begin at the same sample.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import takewhile
 
 _SPACELESS = (
     r"\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -35,16 +37,18 @@ class Agreement:
             The text to show: what is stable, and after it what this hypothesis goes on with.
         """
         pieces = _PIECE.findall(" " + text.strip())
-        agreed = 0
-        for now, before in zip(pieces, self._last, strict=False):
-            if bare(now) != bare(before):
-                break
-            agreed += 1
+        agreed = agreeing(pieces, self._last)
         self._stable += pieces[len(self._stable) : agreed]
         self._last = pieces
         return "".join([*self._stable, *pieces[len(self._stable) :]]).strip()
 
 
-def bare(piece: str) -> str:
-    """A word without what changes as more is heard: case and punctuation."""
+def agreeing(now: Iterable[str], before: Iterable[str]) -> int:
+    """How many words, from the first on, two hypotheses agree on."""
+    pairs = zip(now, before, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: _bare(pair[0]) == _bare(pair[1]), pairs))
+
+
+def _bare(piece: str) -> str:
+    """Without what changes as more is heard: case and punctuation."""
     return "".join(filter(str.isalnum, piece)).casefold() or piece.strip()

@@ -166,11 +166,12 @@ class Ahead:
         if before is None or self._took > CONTEXT_BUSY:
             return self._hear(utterance)
         known, start = before.audio.duration, utterance.start + self._lead
-        samples = utterance.audio.samples[round(self._lead * SAMPLE_RATE) :]
-        both = Audio(np.concatenate([before.audio.samples, samples]))
+        new = Audio(utterance.audio.samples[round(self._lead * SAMPLE_RATE) :])
         pause = start - (before.start + known)
-        if pause > CONTEXT_PAUSE or both.duration > WINDOW_SECONDS or not len(samples):
+        fits = new.duration and known + new.duration <= WINDOW_SECONDS
+        if pause > CONTEXT_PAUSE or not fits:
             return self._hear(utterance)
+        both = Audio(np.concatenate([before.audio.samples, new.samples]))
         joined = replace(utterance, audio=both, start=start - known)
         return self._hear(joined, context=known)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .agreement import bare
+from .agreement import agreeing
 from .types import SAMPLE_RATE, Audio, Word
 
 LEFT_WORDS = 2
@@ -24,7 +24,7 @@ class Cutting:
     """The decodes of one utterance, in order, each of the same speech or of more."""
 
     def __init__(self) -> None:
-        self._last: Sequence[Word] = ()
+        self._last: Sequence[str] = ()
 
     def add(self, words: Sequence[Word], audio: Audio) -> int | None:
         """Takes the next decode.
@@ -36,12 +36,9 @@ class Cutting:
         Returns:
             How many of the words to cut off: behind them it is quietest. None: none, so far.
         """
-        agreed = 0
-        for now, before in zip(words, self._last, strict=False):
-            if bare(now.text) != bare(before.text):
-                break
-            agreed += 1
-        self._last = words
+        texts = [word.text for word in words]
+        agreed = agreeing(texts, self._last)
+        self._last = texts
         places = [
             count
             for count in range(1, agreed - LEFT_WORDS + 1)

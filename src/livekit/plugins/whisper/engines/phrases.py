@@ -10,14 +10,16 @@ Whisper, 2024), and of those seen here in noise, music and breath.
 from __future__ import annotations
 
 
-def _letters(texts: str) -> frozenset[str]:
-    """Of each line its letters and digits alone, in small."""
-    return frozenset(
-        "".join(filter(str.isalnum, text.casefold())) for text in texts.split("\n") if text
-    )
+def letters_of(text: str) -> str:
+    """Its letters and digits alone, in small."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
-COMMON = _letters("""
+def _lines(texts: str) -> frozenset[str]:
+    return frozenset(letters_of(text) for text in texts.split("\n") if text)
+
+
+COMMON = _lines("""
 you
 bye
 bye bye
@@ -51,7 +53,7 @@ dziękuję
 """)
 """What people say to an agent as well."""
 
-CREDITS = _letters("""
+CREDITS = _lines("""
 thank you for watching
 thanks for watching
 thank you so much for watching

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 
 from ..types import DecodeOptions, Segment
-from .phrases import COMMON, CREDITS
+from .phrases import COMMON, CREDITS, letters_of
 
 COMPRESSION_RATIO_LIMIT = 2.4
 LOG_PROB_LIMIT = -1.0
@@ -97,7 +97,7 @@ def doubt(decoded: Decoded, duration: float) -> str:
     """
     if decoded.is_silence and decoded.no_speech_prob > SURE_NO_SPEECH:
         return ""
-    letters = _letters(decoded.text)
+    letters = letters_of(decoded.text)
     if decoded.avg_logprob < LOG_PROB_LIMIT:
         return "improbable"
     # Of letters that take three bytes each, ordinary speech compresses as well (Georgian: 2.1).
@@ -129,7 +129,7 @@ def not_speech(decoded: Decoded, options: DecodeOptions) -> str:
     What people do say ("thank you", a keyterm) is dropped only where the audio is doubtful by
     Whisper's own measures, one of which is enough then.
     """
-    letters = _letters(decoded.text)
+    letters = letters_of(decoded.text)
     if not letters:
         return "punctuation" if decoded.text.strip() else ""
     if decoded.is_silence:
@@ -142,17 +142,13 @@ def not_speech(decoded: Decoded, options: DecodeOptions) -> str:
     if once in COMMON:
         return "phrase"
     given = (options.prompt, options.hotwords)
-    if len(letters) >= ECHO_LETTERS and any(letters in _letters(text or "") for text in given):
+    if len(letters) >= ECHO_LETTERS and any(letters in letters_of(text or "") for text in given):
         return "echo"
     return "repetition" if decoded.is_repetitive else ""
 
 
 def _exceeds(decoded: Decoded, no_speech: float, log_prob: float) -> bool:
     return decoded.no_speech_prob > no_speech or decoded.avg_logprob < log_prob
-
-
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def best(attempts: list[Decoded]) -> Decoded:
