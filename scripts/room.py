@@ -211,6 +211,7 @@ class Caller(Speaker):
         self._server, self._name, self._timeout = server, room, timeout
         self.room = rtc.Room()
         self._source = rtc.AudioSource(rate, 1)
+        self._microphone: rtc.LocalTrackPublication | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Caller:
@@ -245,12 +246,22 @@ class Caller(Speaker):
     async def _join(self) -> None:
         self.room.register_text_stream_handler("lk.transcription", self._on_text)
         await self.room.connect(self._server.url, self._server.token(self._name, self.identity))
+        await self.publish()
+        self._run(self._send())
+        await until(self._agent_listens, self._timeout)
+
+    async def publish(self) -> None:
+        """Publishes the microphone, until somebody listens to it."""
         track = rtc.LocalAudioTrack.create_audio_track("microphone", self._source)
         source = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-        publication = await self.room.local_participant.publish_track(track, source)
-        self._run(self._send())
-        await publication.wait_for_subscription()
-        await until(self._agent_listens, self._timeout)
+        self._microphone = await self.room.local_participant.publish_track(track, source)
+        await self._microphone.wait_for_subscription()
+
+    async def unpublish(self) -> None:
+        """Takes the microphone away, and stays in the room."""
+        if self._microphone:
+            await self.room.local_participant.unpublish_track(self._microphone.sid)
+            self._microphone = None
 
     def _agent_listens(self) -> bool:
         return any(

@@ -143,7 +143,8 @@ class Speaker:
             before: seconds of silence before it.
             quiet: it is over when no text has come for so many seconds and as long again as the
                 latest final text took.
-            timeout: seconds to wait for that after the end of speech.
+            timeout: seconds to wait for that after the end of speech, and for a machine that plays
+                slower than in real time.
         """
         if recording.rate != self.rate:
             raise ValueError(f"{recording.name} has {recording.rate} Hz, {self.rate} are expected")
@@ -161,7 +162,7 @@ class Speaker:
         cues: dict[int, Cue] = {spoken[0]: begin, spoken[-1]: end}
         self._script.extend((self._silence, None) for _ in range(int(before / FRAME)))
         self._script.extend((frame, cues.get(i)) for i, frame in enumerate(frames))
-        speech_end = await asyncio.wait_for(ended, before + recording.duration + 10)
+        speech_end = await asyncio.wait_for(ended, before + recording.duration + timeout)
 
         finals = await self._listen(first, speech_end, quiet, timeout)
         texts = tuple(h.text.strip() for h in finals)

@@ -79,7 +79,8 @@ async def backend(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[whisper.Loca
     yield fresh
     loaded = fresh._loaded()
     await fresh.aclose()
-    for model in loaded:  # no decode goes on in the next test
+    for model in loaded:  # no decode goes on in the next test, whoever still holds its model
+        model.batcher.close()
         await asyncio.to_thread(model.batcher.join, 60)
 
 

@@ -54,4 +54,4 @@ def test_last_word_of_a_question_is_not_the_first_of_its_answer(voice: str, afte
 
 def _spoken(voice: str, text: str) -> NDArray[np.float32]:
     samples = (voices.speak(voice, text).samples * 32767).astype(np.int16)
-    return trimmed(samples) / np.float32(32768)
+    return np.divide(trimmed(samples), 32768, dtype=np.float32)

@@ -63,7 +63,7 @@ DROPS = Counter(
 NOT_SPEECH = Counter(
     PREFIX + "not_speech",
     "Decoded windows whose text was dropped, by what it is that nobody said (silence, phrase, "
-    "echo, repetition, punctuation).",
+    "echo, repetition, punctuation), or that it is improbable.",
     ["reason"],
 )
 ERRORS = Counter(PREFIX + "errors", "Requests that failed, by the error's code.", ["code"])

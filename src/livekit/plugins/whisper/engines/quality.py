@@ -18,6 +18,11 @@ SURE_NO_SPEECH, SURE_LOG_PROB = 0.8, -0.6
 """Where silence is that likely, likelier text is dropped as well: steady noise makes the small
 models say "you" at -0.7 to -0.9 with 0.91 to 0.95 (tiny.en); speech stays below 0.1."""
 
+DOUBTFUL_NO_SPEECH, IMPROBABLE_LOG_PROB = 0.3, -1.4
+"""Where every attempt was improbable, the best of them is dropped past either: music makes base,
+which is to find the language as well, say "ouch" at 0.52 and -1.7; what it makes of speech there,
+in noise as loud or louder, has nothing to do with what was said."""
+
 SHORT_COMPRESSION_RATIO_LIMIT = 2.0
 """In a short window, which repeats a sentence with a word changed: that is 2.3, speech at most
 1.7."""
@@ -134,6 +139,10 @@ def not_speech(decoded: Decoded, options: DecodeOptions) -> str:
         return "punctuation" if decoded.text.strip() else ""
     if decoded.is_silence:
         return "silence"
+    if decoded.avg_logprob < IMPROBABLE_LOG_PROB or (
+        decoded.no_speech_prob > DOUBTFUL_NO_SPEECH and decoded.avg_logprob < LOG_PROB_LIMIT
+    ):
+        return "improbable"
     once = ONCE.sub(r"\1", letters)
     if once in CREDITS and _exceeds(decoded, CREDITS_NO_SPEECH, CREDITS_LOG_PROB):
         return "phrase"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..backend import LocalBackend
 from ..errors import HostUnavailable, WhisperError
@@ -89,7 +89,6 @@ async def serve(
             lifespan="off",
             log_config=None,
             access_log=False,  # addresses are not ours to keep
-            h11_max_incomplete_event_size=MAX_HEADERS,
             timeout_graceful_shutdown=int(DRAIN_SECONDS),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             server_header=False,
@@ -142,17 +141,30 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-class _Protocol(H11Protocol):
-    """Hangs up on a connection from which no complete request head comes in time."""
+class _Protocol(HttpToolsProtocol):
+    """Hangs up on a connection from which no complete request head comes in time, and on one from
+    which too much comes that is no body: heads without end, trailers, the framing of chunks."""
 
     _timer: asyncio.TimerHandle | None = None
+    _rest = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._timer = self.loop.call_later(HEAD_SECONDS, transport.close)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._rest = 0
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._rest -= 2 * len(body)  # a chunk has its length with it
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._rest += len(data)
+        if self._rest > MAX_HEADERS and not self.transport.is_closing():
+            self.send_400_response(f"More than {MAX_HEADERS >> 10} KiB of headers.")
         between = self.cycle is None or self.cycle.response_complete
         if not between and self._timer:
             self._timer.cancel()
