@@ -184,13 +184,19 @@ async def test_silent_and_endless_callers_are_hung_up_on(tmp_path: Path) -> None
         assert set(await asyncio.gather(silent, half)) == {b""}
         (pid,) = (p.pid for p in psutil.Process().children() if "--tcp" in p.cmdline())
         before = psutil.Process(pid).memory_info().rss
-        head = (
+        post = (
             f"POST {wire.LEASE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
-            "Content-Type: application/json\r\nContent-Length: 209715200\r\n\r\n"
-        )
-        answer = await asyncio.to_thread(ends, head.encode() + b" " * 200 * 2**20)
-        assert not answer or b" 4" in answer.split(b"\r\n")[0]
-        assert psutil.Process(pid).memory_info().rss - before < 50 * 2**20
+            "Content-Type: application/json\r\n"
+        ).encode()
+        endless = {
+            "body": post + b"Content-Length: 209715200\r\n\r\n" + b" " * 200 * 2**20,
+            "head": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200 * 2**20,
+            "trailers": post + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: x\r\n" * 2**25,
+        }
+        for what, data in endless.items():
+            answer = await asyncio.to_thread(ends, data)
+            assert not answer or b" 4" in answer.split(b"\r\n")[0], what
+            assert psutil.Process(pid).memory_info().rss - before < 50 * 2**20, what
 
 
 def test_references_mean_the_same_in_another_directory(
