@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from .. import metrics
 from ..cache import CacheEntry
@@ -60,7 +61,7 @@ class Question(Key):
 
     @classmethod
     def of(cls, request: Request) -> Question:
-        """In the address's query. FastAPI's own way to it takes longer than all the rest."""
+        """In the address's query."""
         try:
             return cls.model_validate(dict(request.query_params))
         except ValidationError as exc:
@@ -199,6 +200,9 @@ def _add_work(app: FastAPI, state: HostState) -> None:
                 work = state.backend.transcribe(key, utterance, options)
                 transcript = await unless_gone(work, request.receive)
         return JSONResponse(asdict(transcript))
+
+    # The same without FastAPI, which describes it: 0.3 ms less.
+    app.router.routes.insert(0, Route(wire.TRANSCRIBE, transcribe, methods=["POST"]))
 
 
 def _model(key: ModelKey, entry: CacheEntry[ModelKey] | None, leases: int) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class _Exchange:
         await self._send(message)
 
     def close(self) -> None:
-        path = getattr(self._scope.get("route"), "path", "other")
+        path = self._scope["path"] if "endpoint" in self._scope else "other"  # of known ones only
         metrics.REQUESTS.labels(path, str(self._status)).inc()
         if path != wire.LEASE:
             metrics.REQUEST_SECONDS.labels(path).observe(time.perf_counter() - self._started)

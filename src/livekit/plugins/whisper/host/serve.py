@@ -91,6 +91,7 @@ async def serve(
             access_log=False,  # addresses are not ours to keep
             timeout_graceful_shutdown=int(DRAIN_SECONDS),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            proxy_headers=False,
             server_header=False,
         )
     )
