@@ -8,7 +8,7 @@ from livekit.agents import stt
 
 from benchmarks import hosts, subjects
 from benchmarks.effort import Effort
-from benchmarks.job import Course, Part, play
+from benchmarks.job import Course, Part, play, wrong_words
 from benchmarks.results import NOTHING, OURS, PLAIN, Figure, Row, Summary, Target
 from benchmarks.script import Said, Script
 from benchmarks.streams import match
@@ -23,6 +23,9 @@ has neither interim results nor preflights."""
 ABOUT_DECIDED = """\
 Milliseconds in the same runs from when the VAD tells the stream that speech has ended to the final
 transcript: what speech recognition adds."""
+ABOUT_WORDS = """\
+Of all words of the same runs, in percent: {count} utterances, the five recordings again and
+again."""
 
 FINAL = "last sample → final"
 PREFLIGHT = "last sample → preflight"
@@ -39,10 +42,10 @@ Courses = dict[float, dict[str, Course]]
 
 
 def measure(effort: Effort, found: Sequence[Subject]) -> list[Figure]:
-    """Two figures of the same runs: delays, and what recognition adds."""
+    """Three figures of the same runs: delays, what recognition adds, and wrong words."""
     subject = subjects.fastest(found)
     courses = _courses(subject, Script(1, effort.delay_seconds))
-    return [_delays(subject.engine, courses), _decided(subject.engine, courses)]
+    return [make(subject.engine, courses) for make in (_delays, _decided, _words)]
 
 
 def preflights(course: Course) -> list[float]:
@@ -126,3 +129,16 @@ def _decided(engine: str, courses: Courses) -> Figure:
     return Figure(
         "delay", "Final transcript after the end of speech", "ms", ABOUT_DECIDED, rows, targets
     )
+
+
+def _words(engine: str, courses: Courses) -> Figure:
+    rows = [
+        Row(
+            engine,
+            f"VAD silence of {silence:g} s",
+            {who: Summary.once(wrong_words([each[who]])) for who in (OURS, PLAIN)},
+        )
+        for silence, each in courses.items()
+    ]
+    about = ABOUT_WORDS.format(count=len(courses[VAD_SILENCE][OURS].said))
+    return Figure("delay", "Wrong words of one stream", "%", about, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -18,6 +18,7 @@ from benchmarks.script import SILENCE, Said, Script
 from benchmarks.subjects import Subject
 from benchmarks.watch import Watched
 from scripts.speaker import FRAME, Recording
+from scripts.wer import pooled_word_error_rate
 
 
 @dataclass
@@ -96,6 +97,11 @@ def play(subject: Subject, parts: Sequence[Part]) -> list[Course]:
     """Has job processes do their parts, at the same time."""
     with ready(subject, parts) as jobs:
         return begin(jobs)
+
+
+def wrong_words(courses: Iterable[Course]) -> float:
+    """Of all words of several streams together, in percent; where transcripts end is all one."""
+    return 100 * pooled_word_error_rate((course.spoken, course.transcript) for course in courses)
 
 
 async def transcribe(handle: stt.STT[Any], recording: Recording) -> str:

@@ -9,13 +9,12 @@ import numpy as np
 from benchmarks import hosts, subjects
 from benchmarks.delay import SHORT
 from benchmarks.effort import Effort
-from benchmarks.job import Course, Part, play
+from benchmarks.job import Course, Part, play, wrong_words
 from benchmarks.results import OURS, PLAIN, Figure, Row, Summary, Target
 from benchmarks.script import Line, Script, recordings
 from benchmarks.streams import SPOKEN
 from benchmarks.subjects import VAD_SILENCE, Subject
 from scripts.speaker import Recording
-from scripts.wer import pooled_word_error_rate
 from tests.support import voices
 
 ABOUT = """\
@@ -62,16 +61,11 @@ def _lines(*, quick: bool) -> list[Line]:
     return sorted(lines, key=lambda line: line.recording.duration)
 
 
-def _wrong(courses: Sequence[Course]) -> float:
-    """Of all words of several streams together, in percent; where transcripts end is all one."""
-    return 100 * pooled_word_error_rate((course.spoken, course.transcript) for course in courses)
-
-
 def _figures(engine: str, courses: Courses, count: int) -> list[Figure]:
     wrong, rates, parts = dict[float, dict[str, float]](), list[Row](), list[Row]()
     for silence, each in courses.items():
         what = f"VAD silence of {silence:g} s"
-        wrong[silence] = {who: _wrong(found) for who, found in each.items()}
+        wrong[silence] = {who: wrong_words(found) for who, found in each.items()}
         cells = {who: Summary.once(rate) for who, rate in wrong[silence].items()}
         rates.append(Row(engine, what, cells))
         heard = {who: sum(len(one.heard) for one in found) for who, found in each.items()}
