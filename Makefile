@@ -22,7 +22,7 @@ demo: ## Watch an agent transcribe speech in a real room (PROVIDER=whisper: with
 
 test: setup ## Check the code and run every test
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: .venv/.dev ## Lint and check the types
 	$(BIN)/ruff check
