@@ -17,7 +17,7 @@ import pytest
 from livekit.plugins import whisper
 from livekit.plugins.whisper import models
 from livekit.plugins.whisper.errors import HostCrashed
-from livekit.plugins.whisper.host import connection, wire
+from livekit.plugins.whisper.host import connection, process, wire
 from livekit.plugins.whisper.host.client import HostBackend
 from livekit.plugins.whisper.types import Audio, DecodeOptions, Utterance
 
@@ -188,15 +188,41 @@ async def test_silent_and_endless_callers_are_hung_up_on(tmp_path: Path) -> None
             f"POST {wire.LEASE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
             "Content-Type: application/json\r\n"
         ).encode()
+        long = b"1000000\r\n" + b" " * 2**24 + b"\r\n0\r\n"  # what is no body has no credit from it
         endless = {
             "body": post + b"Content-Length: 209715200\r\n\r\n" + b" " * 200 * 2**20,
             "head": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200 * 2**20,
-            "trailers": post + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: x\r\n" * 2**25,
+            "trailers": post + b"Transfer-Encoding: chunked\r\n\r\n" + long + b"X: x\r\n" * 2**25,
+            "requests": b"GET / HTTP/1.1\r\n\r\n" * 2**23,
         }
         for what, data in endless.items():
             answer = await asyncio.to_thread(ends, data)
             assert not answer or b" 4" in answer.split(b"\r\n")[0], what
             assert psutil.Process(pid).memory_info().rss - before < 50 * 2**20, what
+
+
+async def test_requests_that_would_be_served_wrongly_are_refused(tmp_path: Path) -> None:
+    """A lease with another request behind it, of which nobody would see its caller hang up, and a
+    body that an offer to upgrade would have us take for the next request."""
+    with tcp_host(tmp_path) as url:
+        await ready(url)
+        fields = json.dumps({"engine": TINY.engine, "model": TINY.model}).encode()
+        common = f"HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+        get = b"GET /healthz " + common
+        post = f"POST {wire.LEASE} ".encode() + common + b"Content-Type: application/json\r\n"
+        post += b"Content-Length: %d\r\n" % len(fields)
+        upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+
+        def answer(data: bytes) -> bytes:
+            place = ("127.0.0.1", int(url.rpartition(":")[2]))
+            with socket.create_connection(place, timeout=20) as caller:
+                caller.sendall(data)
+                return caller.recv(65536).split(b"\r\n")[0]
+
+        for wrong in (post + b"\r\n" + fields + get + b"\r\n", post + upgrade + b"\r\n" + fields):
+            assert b" 400" in await asyncio.to_thread(answer, wrong)
+        assert b" 200" in await asyncio.to_thread(answer, get + upgrade + b"\r\n")
+        await until(lambda: (process.ask(url, token=TOKEN) or {})["leases"] == 0)
 
 
 def test_references_mean_the_same_in_another_directory(

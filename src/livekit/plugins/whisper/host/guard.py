@@ -107,7 +107,8 @@ class _Exchange:
         await self._send(message)
 
     def close(self) -> None:
-        path = self._scope["path"] if "endpoint" in self._scope else "other"  # of known ones only
+        # One label a route, which has no parameters; its pattern also takes a final newline.
+        path = self._scope["path"].rstrip("\n") if "endpoint" in self._scope else "other"
         metrics.REQUESTS.labels(path, str(self._status)).inc()
         if path != wire.LEASE:
             metrics.REQUEST_SECONDS.labels(path).observe(time.perf_counter() - self._started)

@@ -31,6 +31,7 @@ HEAD_SECONDS = 10.0
 """For the head of a request to arrive, from its connection's start or its first byte."""
 KEEP_ALIVE_SECONDS = 60
 """For an idle connection; longer than clients keep one: they never write to a closed one."""
+_BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,8 +144,10 @@ def _allow_files(wanted: int) -> None:
 
 
 class _Protocol(HttpToolsProtocol):
-    """Hangs up on a connection from which no complete request head comes in time, and on one from
-    which too much comes that is no body: heads without end, trailers, the framing of chunks."""
+    """Hangs up on a connection from which no complete request head comes in time, on one from which
+    too much comes that is no body (heads without end, trailers, the framing of chunks), and on what
+    uvicorn does not serve well: a request before the last one's answer, of which it would forget
+    that its caller may hang up, and a body behind an `Upgrade`, which httptools does not read."""
 
     _timer: asyncio.TimerHandle | None = None
     _rest = 0
@@ -157,16 +160,23 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self._rest = 0
 
+    def on_headers_complete(self) -> None:
+        if not self._between():
+            raise ValueError("pipelined")  # as all that httptools calls: answered with 400
+        if self.parser.should_upgrade() and {name for name, _ in self.headers} & _BODY_HEADERS:
+            raise ValueError("a body behind an Upgrade")
+        super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._rest -= 2 * len(body)  # a chunk has its length with it
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._rest += len(data)
+        self._rest = max(0, self._rest + len(data))
         if self._rest > MAX_HEADERS and not self.transport.is_closing():
-            self.send_400_response(f"More than {MAX_HEADERS >> 10} KiB of headers.")
-        between = self.cycle is None or self.cycle.response_complete
+            self.send_400_response(f"More than {MAX_HEADERS >> 10} KiB of headers and framing.")
+        between = self._between()
         if not between and self._timer:
             self._timer.cancel()
             self._timer = None
@@ -177,6 +187,13 @@ class _Protocol(HttpToolsProtocol):
         if self._timer:
             self._timer.cancel()
         super().connection_lost(exc)
+
+    def _between(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # some clients offer HTTP/2 with each request
 
 
 class _Server(uvicorn.Server):
