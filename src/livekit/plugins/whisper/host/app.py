@@ -201,7 +201,7 @@ def _add_work(app: FastAPI, state: HostState) -> None:
                 transcript = await unless_gone(work, request.receive)
         return JSONResponse(asdict(transcript))
 
-    # The same without FastAPI, which describes it: 0.3 ms less.
+    # The same without FastAPI, which describes it: whoever asks waits for less.
     app.router.routes.insert(0, Route(wire.TRANSCRIBE, transcribe, methods=["POST"]))
 
 
