@@ -15,6 +15,7 @@ ROOT = Path(whisper.__file__).parent
 LAYERS = [
     {"version", "build", "log", "errors", "types", "languages"},
     {
+        "machine",
         "audio",
         "config",
         "model_files",

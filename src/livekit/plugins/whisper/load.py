@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-import psutil
-
 from .backend import process_backend
 from .config import STTConfig
 from .log import logger
+from .machine import CpuLoad
 
 ANSWER_SECONDS = 0.5
 """For the host's answer; LiveKit asks in a thread, every few seconds and before each job."""
+_cpu = CpuLoad()
 
 
 def load_fnc(server: object = None) -> float:
@@ -26,8 +26,8 @@ def load_fnc(server: object = None) -> float:
     Returns:
         0.0, idle, to 1.0, saturated: how busy the decoders were in the last seconds (interim
         results apart, which give way), or how long (in seconds) a final would wait, whichever is
-        more. With models in the job processes
-        themselves, which cannot be asked, the CPU's load.
+        more. With models in the job processes themselves, which cannot be asked, the load of this
+        container's CPUs (outside of one, of the machine's).
 
     Raises:
         ConfigError: the environment's configuration is wrong.
@@ -51,8 +51,3 @@ def _host(config: STTConfig) -> float:
     if answer is None:  # nobody has needed it yet, or it is about to start again
         return 0.0
     return min(1.0, max(0.0, float(answer["load"])))
-
-
-def _cpu() -> float:
-    """Since it was asked last; 0 the first time."""
-    return float(psutil.cpu_percent()) / 100

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from ..errors import ConfigError, DeviceError, MissingExtraError
+from ..machine import cores as cores
 from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Transcript
 
@@ -178,11 +179,3 @@ def plan(cores: int, workers: int = 0, threads: int = 0) -> tuple[int, int]:
         if threads:
             workers = max(1, min(workers, cores // threads))
     return workers, threads or max(1, min(MAX_THREADS, cores // workers))
-
-
-def cores() -> int:
-    """How many this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
