@@ -32,6 +32,7 @@ LAYERS = [
         "engines",
         "engines.quality",
         "engines.features",
+        "engines.devices",
         "cache",
         "batcher",
         "cutting",
