@@ -39,7 +39,7 @@ LAYERS = [
     },
     {"engines.decoding"},
     {"engines.faster_whisper", "engines.openai_whisper", "backend"},
-    {"host.wire", "host.state", "host.loop"},
+    {"host.wire", "host.state", "host.loop", "host.environment"},
     {"host.place", "host.exchange"},
     {"host.process"},
     {"host.connection", "host.guard", "host.listen"},

@@ -55,6 +55,24 @@ def _parse_language(value: object) -> object:
     return parse_language(value) if isinstance(value, str) else value
 
 
+def _parse_secret(value: object, info: ValidationInfo) -> object:
+    """A token that can be the header of a request."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value().strip()
+    if not isinstance(value, str):
+        return value
+    if any(ord(each) < 32 or ord(each) == 127 for each in value):
+        raise ValueError("has a line break or another control character in it; allowed: one line")
+    try:
+        value.encode("ascii" if info.field_name == "api_key" else "utf-8")
+    except UnicodeEncodeError as exc:
+        raise ValueError(
+            f"has a character at position {exc.start} that is not {exc.encoding.upper()}: "
+            "it is sent as the header of a request"
+        ) from None
+    return value or None
+
+
 def _parse_fallback(value: object, info: ValidationInfo) -> object:
     """A provider's name, a JSON object, a mapping or a config → a config that reads no environment.
 
@@ -90,6 +108,7 @@ class STTConfig(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=".env",
+        env_file_encoding="utf-8-sig",  # some editors put a byte order mark before it
         env_ignore_empty=True,
         extra="forbid",
         frozen=True,
@@ -148,13 +167,13 @@ class STTConfig(BaseSettings):
     """Seconds after which a model that nobody uses is given up; 0: never."""
     host: str | None = Field(default=None, pattern=r"^(unix:/.+|https?://[^/?#]+/?)$")
     """A host that you run yourself: `unix:/path` or `http://name:port`; None: the machine's own."""
-    host_token: SecretStr | None = None
+    host_token: Annotated[SecretStr | None, BeforeValidator(_parse_secret)] = None
     """What that host wants to be told."""
     host_idle: float = Field(default=300.0, ge=0.0)
     """Seconds after which the machine's own host ends when nobody uses it; 0: never."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server (provider `openai`)."""
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr | None, BeforeValidator(_parse_secret)] = None
     """Key for it (provider `openai`)."""
     fallback: Annotated[STTConfig | None, NoDecode, BeforeValidator(_parse_fallback)] = None
     """Takes over when this one fails: a provider's name, a mapping, or another `STTConfig`."""
@@ -166,6 +185,10 @@ class STTConfig(BaseSettings):
             raise ConfigError(_explain(exc)) from None
         except UnicodeDecodeError as exc:
             raise ConfigError(f".env: is not UTF-8 text ({exc}); save it as UTF-8") from exc
+        except OSError as exc:
+            raise ConfigError(
+                f".env: cannot be read ({exc.strerror}); let this user read it, or remove it"
+            ) from exc
         except RecursionError:
             raise ConfigError("fallback (STT_FALLBACK): contains itself") from None
 
@@ -228,6 +251,12 @@ class STTConfig(BaseSettings):
             idle=self.idle_timeout,
         )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        """Values come from files as well (Kubernetes), which end with a line break."""
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("host_idle")
     @classmethod
     def _check_host_idle(cls, value: float) -> float:
@@ -254,7 +283,7 @@ class STTConfig(BaseSettings):
         if not cls._reads_environment:
             return (init_settings,)
         dotenv = _DotEnv(settings_cls)
-        path = os.environ.get(CONFIG_FILE) or dotenv.config_file
+        path = os.environ.get(CONFIG_FILE, "").strip() or dotenv.config_file
         _warn_unknown(cls, os.environ, "the environment")
         _warn_unknown(cls, dotenv.env_vars, ".env")
         file = (_file_source(settings_cls, Path(path).expanduser()),) if path else ()

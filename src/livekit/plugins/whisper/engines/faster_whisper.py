@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ PREPEND, APPEND = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 """Punctuation that belongs to the word after it, and before it."""
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 """What CTranslate2 needs of a processor for its AVX-512 code."""
+FORCE_ISA = "CT2_FORCE_CPU_ISA"
 BYTES = {"int8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "float32": 4}
 GPU_BATCH, SMALL_BATCH, LARGE_BATCH = 16, 8, 4
 SMALL = 100e6
@@ -218,9 +220,6 @@ class _Encoded:
 
 def load(files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> FasterWhisperEngine:
     """See `Loader`."""
-    if _has_fast_avx512():
-        # CTranslate2 never chooses it by itself; read when its first model is loaded.
-        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
     def load_on_one(device: str, index: int) -> FasterWhisperEngine:
         # A GPU is shared by time: a second worker takes memory and adds nothing.
@@ -246,7 +245,8 @@ def load(files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> Fas
         engine.smoke()
         return engine
 
-    return load_on(key.device, ctranslate2.get_cuda_device_count(), _use_gpu, load_on_one)
+    with _fast_code():
+        return load_on(key.device, ctranslate2.get_cuda_device_count(), _use_gpu, load_on_one)
 
 
 def _use_gpu() -> None:
@@ -269,6 +269,23 @@ def check_cudnn(libraries: Path | None = None) -> None:
     for part in folder.glob("libcudnn*.so.*"):
         major = int(part.name.partition(".so.")[2].partition(".")[0])
         ctypes.CDLL(f"libcudnn_ops{'' if major > 8 else '_infer'}.so.{major}")
+
+
+@contextmanager
+def _fast_code() -> Iterator[None]:
+    """Has CTranslate2 use AVX-512 where that is fast, which it never chooses by itself.
+
+    It reads the variable when its first model is loaded. It does not stay in the environment, which
+    says which host a process means.
+    """
+    ours = FORCE_ISA not in os.environ and _has_fast_avx512()
+    if ours:
+        os.environ[FORCE_ISA] = "AVX512"
+    try:
+        yield
+    finally:
+        if ours:
+            os.environ.pop(FORCE_ISA, None)
 
 
 def _has_fast_avx512() -> bool:

@@ -18,8 +18,10 @@ from typing import Any
 
 from ..errors import HostUnavailable
 from ..log import logger
+from ..machine import cores
 from . import wire
-from .place import HostSpec, Place, Target, absolute_paths
+from .environment import absolute_paths
+from .place import HostSpec, Place, Target
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 START_SECONDS = 60.0
@@ -55,7 +57,7 @@ def ask(
             connection.connect()
         except (FileNotFoundError, ConnectionRefusedError):
             return None
-        headers = {wire.TOKEN: f"Bearer {token}"} if token else {}
+        headers = {wire.TOKEN: f"Bearer {token}".encode()} if token else {}
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         found = json.loads(answer.read())
@@ -154,7 +156,8 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
             stdout=log,
             stderr=log,
             cwd=place.socket.parent,
-            env={**os.environ, **absolute_paths()},
+            # NumPy's threads, which nothing else limits, count the node's CPUs in a container.
+            env={"OPENBLAS_NUM_THREADS": str(cores()), **os.environ, **absolute_paths()},
             start_new_session=True,
         )
     # It outlives us; while we live, somebody has to take note of its end.
