@@ -16,6 +16,7 @@ LAYERS = [
     {"version", "build", "log", "errors", "types", "languages"},
     {
         "machine",
+        "packages",
         "audio",
         "config",
         "model_files",
@@ -26,6 +27,7 @@ LAYERS = [
         "steering",
         "engines.phrases",
     },
+    {"downloads"},
     {
         "models",
         "segmenter",
@@ -39,7 +41,7 @@ LAYERS = [
     },
     {"engines.decoding"},
     {"engines.faster_whisper", "engines.openai_whisper", "backend"},
-    {"host.wire", "host.state", "host.loop", "host.environment"},
+    {"host.wire", "host.state", "host.loop", "host.environment", "host.orphans"},
     {"host.place", "host.exchange"},
     {"host.process"},
     {"host.connection", "host.guard", "host.listen"},

@@ -37,6 +37,7 @@ from .errors import (
     WhisperError,
 )
 from .factory import InstanceKey, ProviderFactory
+from .host import orphans
 from .load import load_fnc
 from .log import logger
 from .stt import FasterWhisperSTT, WhisperSTT
@@ -123,3 +124,4 @@ class WhisperPlugin(Plugin):
 # LiveKit accepts plugins from the main thread only; elsewhere there is nothing to register for.
 if threading.current_thread() is threading.main_thread():
     Plugin.register_plugin(WhisperPlugin())
+    orphans.note_their_end()

@@ -286,7 +286,7 @@ class STTConfig(BaseSettings):
         path = os.environ.get(CONFIG_FILE, "").strip() or dotenv.config_file
         _warn_unknown(cls, os.environ, "the environment")
         _warn_unknown(cls, dotenv.env_vars, ".env")
-        file = (_file_source(settings_cls, Path(path).expanduser()),) if path else ()
+        file = (_file_source(settings_cls, Path(os.path.expanduser(path))),) if path else ()
         return (init_settings, env_settings, dotenv, *file)
 
 

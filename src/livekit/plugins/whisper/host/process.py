@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import HostUnavailable
 from ..log import logger
 from ..machine import cores
-from . import wire
+from . import orphans, wire
 from .environment import absolute_paths
 from .place import HostSpec, Place, Target
 
@@ -160,8 +160,11 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
             env={"OPENBLAS_NUM_THREADS": str(cores()), **os.environ, **absolute_paths()},
             start_new_session=True,
         )
+    orphans.STARTED.add(child.pid)
     # It outlives us; while we live, somebody has to take note of its end.
-    threading.Thread(target=child.wait, name="whisper-host-reaper", daemon=True).start()
+    threading.Thread(
+        target=_note_end, args=(child,), name="whisper-host-reaper", daemon=True
+    ).start()
     while ask(place) is None:
         if (status := child.poll()) is not None and ask(place) is None:
             raise HostUnavailable(
@@ -175,6 +178,11 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
             )
         time.sleep(0.01)
     logger.info("[WHISPER-HOST] started pid=%d seconds=%.2f", child.pid, time.monotonic() - started)
+
+
+def _note_end(child: subprocess.Popen[bytes]) -> None:
+    child.wait()
+    orphans.STARTED.discard(child.pid)
 
 
 @contextmanager
