@@ -156,7 +156,7 @@ def load(files: ModelFiles, key: ModelKey, *, threads: int = 0, workers: int = 0
         WhisperError: see `check` and `Loader`.
     """
     spec = check(key)
-    _leave_removed_directory()
+    leave_removed_directory()
     try:
         module = importlib.import_module(f"{__name__}.{spec.module}")
     except Exception as exc:  # a library of its own is missing, too old, or another one
@@ -164,7 +164,7 @@ def load(files: ModelFiles, key: ModelKey, *, threads: int = 0, workers: int = 0
     return cast(Loader, module.load)(files, key, threads=threads, workers=workers)
 
 
-def _leave_removed_directory() -> None:
+def leave_removed_directory() -> None:
     """Intel's MKL ends the process that loads it where its working directory was removed."""
     try:
         os.getcwd()
