@@ -41,7 +41,7 @@ LAYERS = [
     },
     {"engines.decoding"},
     {"engines.faster_whisper", "engines.openai_whisper", "backend"},
-    {"host.wire", "host.state", "host.loop", "host.environment", "host.orphans"},
+    {"host.wire", "host.state", "host.loop", "host.environment", "host.orphans", "host.trust"},
     {"host.place", "host.exchange"},
     {"host.process"},
     {"host.connection", "host.guard", "host.listen"},

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from ..config import STTConfig
 from ..errors import ConfigError, HostUnavailable
-from . import wire
+from . import trust, wire
 from .place import Place, Target, directory, places
 from .process import ask, owner_pid, start_or_join
 
@@ -66,7 +68,7 @@ def stop() -> None:
         if (pid := owner_pid(place)) is None:
             continue
         stopped = True
-        os.kill(pid, signal.SIGTERM)
+        _terminate(pid, place)
         while _lives(pid):
             if time.monotonic() > deadline:
                 raise HostUnavailable(
@@ -84,8 +86,12 @@ def logs(lines: LogOption = 50) -> None:
     """The last lines of the hosts' logs. What was said is in none of them."""
     for place in places():
         try:
-            text = place.log.read_text(errors="replace")
-        except OSError:
+            with os.fdopen(trust.open_own(place.log, os.O_RDONLY), errors="replace") as file:
+                text = file.read()
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            _out.print(f"{place.log}: not shown: {exc.strerror}")
             continue
         _out.print(f"==> {place.log} <==")
         for line in text.splitlines()[-lines:]:
@@ -128,6 +134,27 @@ def _line(place: Place, facts: Any) -> str:
         f"{place}  pid={facts['pid']}  version={facts['version']}  up={age:.0f}s  "
         f"load={facts['load']:.2f}  leases={facts['leases']}  requests={facts['requests']}"
     )
+
+
+def _terminate(pid: int, place: Place) -> None:
+    """Tells a host to end, and surely no other process that has got its number meanwhile.
+
+    Raises:
+        HostUnavailable: it is not ours.
+    """
+    with suppress(ProcessLookupError), ExitStack() as stack:
+        handle = None
+        if sys.platform == "linux":
+            with suppress(AttributeError, PermissionError):  # an old kernel, a strict sandbox
+                handle = os.pidfd_open(pid)
+                stack.callback(os.close, handle)
+        if not trust.listens(pid, place.socket):
+            if _lives(pid):
+                raise HostUnavailable(f"{place}: pid {pid} is no host of yours; it was left alone")
+        elif sys.platform == "linux" and handle is not None:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+        else:
+            os.kill(pid, signal.SIGTERM)
 
 
 def _lives(pid: int) -> bool:

@@ -9,15 +9,18 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 from ..errors import BackendClosed, HostUnavailable
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
 from . import wire
 from .place import HostSpec, Place
 from .process import ANSWER_SECONDS, start_or_join
+from .trust import check_peer
 
 T = TypeVar("T")
 
@@ -214,7 +217,7 @@ async def open_connection(
         place = await _in_daemon(lambda: start_or_join(spec))
     connector: aiohttp.BaseConnector
     if isinstance(place, Place):
-        url, connector = "http://host", aiohttp.UnixConnector(str(place.socket), limit=0)
+        url, connector = "http://host", _TrustedConnector(str(place.socket), limit=0)
     else:
         url, connector = place, aiohttp.TCPConnector(limit=0)
     session = aiohttp.ClientSession(
@@ -231,6 +234,22 @@ async def open_connection(
         with suppress(Exception):
             await session.close()
         raise
+
+
+class _TrustedConnector(aiohttp.UnixConnector):
+    """Looks at who listens before anything is sent, on each connection."""
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
+        protocol = await super()._create_connection(*args, **kwargs)
+        transport = protocol.transport
+        if transport is None:
+            raise aiohttp.ClientConnectionError("it hung up")
+        try:
+            check_peer(transport.get_extra_info("socket"), Path(self.path))
+        except BaseException:
+            transport.abort()
+            raise
+        return protocol
 
 
 async def _handshake(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, HostUnavailable
 from .place import Place
+from .trust import open_own
 
 BACKLOG = 512
 
@@ -30,19 +31,19 @@ class UnixListener:
     def __init__(self, place: Place, *, create: bool = False) -> None:
         place.check(create=create)
         self._path = place.socket
-        self._lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = _open_lock(place.lock)
         try:
             self._own(place.lock)
             self.socket = self._bind()
         except BaseException:
             os.close(self._lock)
             raise
-        self._inode = self._path.stat().st_ino
+        self._inode = self._path.lstat().st_ino
 
     def close(self) -> None:
         """Makes way for the next host at once; connections that are open stay open."""
         with suppress(FileNotFoundError):
-            if self._path.stat().st_ino == self._inode:
+            if self._path.lstat().st_ino == self._inode:
                 self._path.unlink()
         self.socket.close()
         fcntl.flock(self._lock, fcntl.LOCK_UN)
@@ -83,6 +84,13 @@ class UnixListener:
                 self._path.unlink()
             else:
                 raise HostUnavailable(f"{self._path}: something else listens there; stop it")
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return open_own(path, os.O_RDWR | os.O_CREAT)
+    except OSError as exc:
+        raise HostUnavailable(f"{path}: cannot be locked ({exc.strerror})") from exc
 
 
 class TcpListener:

@@ -145,7 +145,14 @@ def directory() -> Path:
 
 
 def places() -> list[Place]:
-    """Of every host of this user that left a socket or a log, running or not."""
+    """Of every host of this user that left a socket or a log, running or not.
+
+    Raises:
+        HostUnavailable: their directory is not ours alone.
+    """
+    if not os.path.lexists(directory()):
+        return []
+    Place(directory() / "host.sock").check(create=False)
     patterns = ("host-*.sock", "host-*.log")
     found = {path.with_suffix(".sock") for p in patterns for path in directory().glob(p)}
     return [Place(path) for path in sorted(found)]

@@ -6,20 +6,19 @@ import fcntl
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import HostUnavailable
 from ..log import logger
 from ..machine import cores
-from . import orphans, wire
+from . import orphans, trust, wire
 from .environment import absolute_paths
 from .place import HostSpec, Place, Target
 
@@ -82,8 +81,8 @@ def ask_configured(target: Target, *, timeout: float = ANSWER_SECONDS) -> Any:
     Raises:
         HostUnavailable: also where there will never be one.
     """
-    if isinstance(target.where, Place):
-        target.where.check()
+    if target.address is None:
+        Place.of(target.spec).check()
     return ask(target.where, timeout=timeout, token=target.token)
 
 
@@ -95,9 +94,7 @@ class _UnixHTTP(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        self.sock = trust.connect(self._path, self.timeout)
 
 
 def _http(where: Place | str, timeout: float) -> http.client.HTTPConnection:
@@ -109,20 +106,19 @@ def _http(where: Place | str, timeout: float) -> http.client.HTTPConnection:
 
 
 def owner_pid(place: Place) -> int | None:
-    """The process that listens on a socket, as the system knows it; None where there is none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(place.socket))
-        except OSError:
-            return None
-        if hasattr(socket, "SO_PEERCRED"):
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            pid = int.from_bytes(credentials[:4], sys.byteorder, signed=True)
-            if pid <= 0:
-                raise HostUnavailable(f"{place}: its process is in another container; end it there")
-            return pid
-    answer = ask(place)
-    return int(answer["pid"]) if answer else None
+    """The process that listens on a socket, as the system knows it; None where there is none.
+
+    Raises:
+        HostUnavailable: it is a stranger's, or in another container.
+    """
+    try:
+        with trust.connect(place.socket) as probe:
+            pid, _ = trust.credentials(probe)
+    except OSError:
+        return None
+    if pid <= 0:
+        raise HostUnavailable(f"{place}: its process is in another container; end it there")
+    return pid
 
 
 def start_or_join(spec: HostSpec) -> Place:
@@ -149,7 +145,7 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
     """Starts a host in a session of its own, and waits until it answers."""
     argv = [sys.executable, str(LAUNCHER), str(place.socket), spec.to_json()]
     started = time.monotonic()
-    with _open_log(place.log) as log:
+    with _log_or_nothing(place.log) as log:
         child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -187,7 +183,7 @@ def _note_end(child: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[None]:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = trust.open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         while True:
             try:
@@ -206,11 +202,22 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
         os.close(file)
 
 
-def _open_log(path: Path) -> Any:
-    try:
-        if path.exists() and path.stat().st_size > MAX_LOG:
+def open_log(path: Path) -> BinaryIO:
+    """The log of a host; what is too long is put aside.
+
+    Raises:
+        OSError: it cannot be written, or is no file of ours.
+    """
+    with suppress(FileNotFoundError):
+        if path.lstat().st_size > MAX_LOG:
             path.replace(path.with_suffix(".log.1"))
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+    file = trust.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    return os.fdopen(file, "ab", buffering=0)
+
+
+def _log_or_nothing(path: Path) -> BinaryIO:
+    try:
+        return open_log(path)
     except OSError as exc:  # a host without a log is better than none
         logger.warning("%s: cannot be written (%s): the host has no log", path, exc.strerror)
-        return open(os.devnull, "ab")
+        return open(os.devnull, "ab", buffering=0)
