@@ -13,7 +13,8 @@ from livekit.plugins import whisper
 ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
-    {"version", "build", "log", "errors", "types", "languages"},
+    {"version", "build", "log", "errors", "types"},
+    {"languages"},
     {
         "audio",
         "config",
@@ -44,12 +45,12 @@ LAYERS = [
     {"host.client", "host.app"},
     {"host.serve"},
     {"host.launch"},
-    {"api", "ahead", "doctor", "load", "sources", "screen", "host.commands"},
+    {"api", "ahead", "doctor", "sources", "screen", "host.commands"},
     {"stream"},
     {"stt"},
     {"adapter"},
     {"factory"},
-    {"live"},
+    {"live", "load"},
     {"__init__", "cli"},
     {"host"},
 ]

@@ -77,6 +77,11 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         self._closing = weakref.finalize(self, _close, self._unsubscribe, on_close)
         self._closing.atexit = False
 
+    def __repr__(self) -> str:
+        chain = self._stt
+        members = chain._stt_instances if isinstance(chain, stt.FallbackAdapter) else [chain]
+        return f"{type(self).__name__}({', '.join(map(_shown, members))}{self._steering})"
+
     def stream(
         self,
         *,
@@ -174,6 +179,11 @@ class WhisperStreamAdapter(stt.StreamAdapter):
 def _within(given: stt.STT[Any]) -> stt.STT[Any]:
     """What a handle of ours is a handle on."""
     return given._stt if isinstance(given, WhisperStreamAdapter) else given
+
+
+def _shown(member: stt.STT[Any]) -> str:
+    ours = isinstance(member, (LocalSTT, WhisperStreamAdapter))
+    return repr(member) if ours else f"{member.label}(model={member.model!r})"
 
 
 def _forward_weakly(source: stt.STT[Any], target: WhisperStreamAdapter) -> Callable[[], None]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import importlib.metadata
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, overload
 
 from livekit.agents import stt, vad
 
 from .adapter import WhisperStreamAdapter
+from .api import refuse_unknown
 from .backend import process_backend
 from .cache import Cache, CacheInfo
 from .config import STTConfig
-from .errors import ConfigError, MissingExtraError
+from .errors import ConfigError, MissingExtraError, did_you_mean
 from .log import logger
 from .stt import FasterWhisperSTT, WhisperSTT, stream_options
 from .types import ModelKey
@@ -83,9 +83,30 @@ class ProviderFactory:
     _lock = threading.Lock()
     _instances: Cache[InstanceKey, stt.STT[Any]]
 
+    @overload
+    @classmethod
+    def create_stt(
+        cls, config: STTConfig | Mapping[str, Any] | None, vad: vad.VAD
+    ) -> WhisperStreamAdapter: ...
+
+    @overload
+    @classmethod
+    def create_stt(
+        cls, config: STTConfig | Mapping[str, Any] | None = None, *, vad: vad.VAD
+    ) -> WhisperStreamAdapter: ...
+
+    @overload
     @classmethod
     def create_stt(
         cls, config: STTConfig | Mapping[str, Any] | None = None, vad: vad.VAD | None = None
+    ) -> stt.STT[Any]: ...
+
+    @classmethod
+    def create_stt(
+        cls,
+        config: STTConfig | Mapping[str, Any] | None = None,
+        vad: vad.VAD | None = None,
+        **unknown: NoReturn,
     ) -> stt.STT[Any]:
         """A session's handle on the STT that the configuration asks for.
 
@@ -96,15 +117,18 @@ class ProviderFactory:
             config: a configuration; a mapping with keys such as `stt_provider`; or None: the
                 environment.
             vad: any LiveKit VAD, for instance `silero.VAD.load()`.
+            unknown: nothing else; what is likely meant is in the error's message.
 
         Returns:
             A `StreamAdapter` whose `wrapped_stt` is the cached instance, or with
-            `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. A provider
-            that streams by itself is returned as it is, made anew each time.
+            `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. Only a
+            registered provider that streams by itself is, against what the types say, returned as
+            it is, made anew each time; one among fallbacks makes it a `FallbackAdapter`.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
         """
+        refuse_unknown("create_stt", unknown, ("config", "vad"))
         config = as_config(config)
         if config.fallback is None:
             return cls._handle(config, vad)
@@ -237,11 +261,10 @@ class ProviderFactory:
                 ) from exc
             cls.register(name, builder)
             return builder
-        near = difflib.get_close_matches(name, cls.providers(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = cls.providers()
         raise ConfigError(
-            f"provider (STT_PROVIDER): {name!r} is not known{hint} "
-            f"(allowed: {', '.join(cls.providers())})"
+            f"provider (STT_PROVIDER): {name!r} is not known{did_you_mean(name, known)} "
+            f"(allowed: {', '.join(known)})"
         )
 
 

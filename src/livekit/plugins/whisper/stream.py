@@ -85,6 +85,10 @@ class WhisperStream(stt.RecognizeStream):
         self._failure: Exception | None = None
         self._open = False  # between START_OF_SPEECH and END_OF_SPEECH
 
+    def __repr__(self) -> str:
+        given = f", language={self._language!r}" if utils.is_given(self._language) else ""
+        return f"{type(self).__name__}({self._stt!r}{str(self._steering) or given})"
+
     def push_frame(self, frame: rtc.AudioFrame) -> None:
         """Takes in a frame; several channels are mixed down (LiveKit's resampler is mono)."""
         if frame.num_channels > 1:

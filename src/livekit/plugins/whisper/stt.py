@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
+from livekit import rtc
 from livekit.agents import (
     APIConnectOptions,
     ConversationItemAddedEvent,
@@ -30,11 +31,11 @@ from livekit.agents.utils import AudioBuffer, is_given
 
 from . import audio, engines, models
 from .ahead import StreamOptions
-from .api import api_errors, given
+from .api import api_errors, given, refuse_unknown, session_vad
 from .backend import Backend, process_backend
 from .config import ComputeType, ExplicitConfig, STTConfig
-from .errors import ConfigError, WhisperError
-from .languages import language_code
+from .errors import AudioError, ConfigError
+from .languages import parse_language
 from .log import logger
 from .steering import Steering, steered
 from .stream import WhisperStream
@@ -69,6 +70,7 @@ class LocalSTT(stt.STT[Any]):
         preflight: float = STTConfig.model_fields["preflight"].default,
         chat_context: bool = False,
         vad: vad.VAD | None = None,
+        **unknown: NoReturn,
     ) -> None:
         """Makes an STT; nothing is loaded before `prewarm()` or the first audio.
 
@@ -95,12 +97,15 @@ class LocalSTT(stt.STT[Any]):
             preflight: seconds of silence after which a stream decodes what was said; 0: at the
                 end of speech only.
             chat_context: whether the model is shown the last turns of the conversation.
-            vad: any LiveKit VAD, with which this is an STT that streams by itself. Without one
-                LiveKit puts a `StreamAdapter` around it, and `stream()` is driven by `flush()`.
+            vad: any LiveKit VAD, with which this is an STT that streams by itself. Without one it
+                takes that of the `AgentSession` it is in; outside of a session, `stream()` is
+                driven by `flush()`.
+            unknown: nothing else; what is likely meant is in the error's message.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
         """
+        refuse_unknown(type(self).__name__, unknown, _arguments())
         config = ExplicitConfig(
             provider=self._provider,
             model=model,
@@ -123,7 +128,8 @@ class LocalSTT(stt.STT[Any]):
         )
         self._init(config, None if isinstance(backend, str) else backend)
         self._vad = vad
-        self._capabilities.streaming = self._capabilities.manual_flush = vad is not None
+        self._capabilities.manual_flush = True
+        self._capabilities.streaming = vad is not None
         self._capabilities.interim_results = vad is not None and interim_results
         # Standing alone, it is a session's own; one of the factory's is held by its handles.
         self.hold()
@@ -152,16 +158,53 @@ class LocalSTT(stt.STT[Any]):
                 chat_context=config.chat_context,
             )
         )
-        key = config.model_key
+        check(config)
         self._options = config.decode_options
         self._stream_options = stream_options(config)
-        _check(key, self._options, elsewhere=_is_elsewhere(config))
-        self._key = replace(key, model=models.absolute(key.engine, key.model))
+        self._key = absolute_key(config)
+        if config.hotwords and not engines.ENGINES[self._key.engine].hotwords:
+            logger.warning(
+                "hotwords (STT_HOTWORDS): %s has none, they are left out", self._key.engine
+            )
         self._backend: Backend = backend or shared_backend(config)
+        self._where = type(backend).__name__ if backend else config.backend
         self._warming: threading.Thread | None = None
-        self._announced = False
+        self._announced = self._told_wrapped = False
         self._steering = Steering()
         logger.info("[WHISPER-INIT] instance=%d key=%s", id(self), self._key)
+
+    def __repr__(self) -> str:
+        language = self._steering.change(self._options).language
+        return (
+            f"{type(self).__name__}(model={self.model!r}, language={language or 'auto'!r}, "
+            f"backend={self._where!r})"
+        )
+
+    @property
+    def capabilities(self) -> stt.STTCapabilities:
+        """What LiveKit may ask of it; it streams by itself also where a session has a VAD."""
+        known = self._capabilities
+        if self._holding is None or known.streaming or session_vad() is None:
+            return known
+        return replace(known, streaming=True, interim_results=self._stream_options.interim_results)
+
+    def on(self, event: Any, callback: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        """As `EventEmitter.on`; warns once where LiveKit's `StreamAdapter` is put around it."""
+        # Its constructor listens to our metrics, which is all that an STT notices of it.
+        if type(getattr(callback, "__self__", None)) is stt.StreamAdapter:
+            self._warn_wrapped()
+        return super().on(event, callback)
+
+    def _warn_wrapped(self) -> None:
+        if not self._told_wrapped:
+            self._told_wrapped = True
+            logger.warning(
+                "%r: in LiveKit's StreamAdapter there are neither interim results nor a preflight; "
+                "give the VAD to the STT instead, %s(…, vad=vad), or use "
+                "ProviderFactory.create_stt(config, vad=vad)",
+                self,
+                type(self).__name__,
+            )
 
     @property
     def model(self) -> str:
@@ -196,8 +239,10 @@ class LocalSTT(stt.STT[Any]):
             self._warming.start()
 
     def _warm(self) -> None:
-        with suppress(WhisperError):  # the backend has logged it
+        try:
             asyncio.run(self._load())
+        except Exception as exc:  # here nobody waits for it
+            logger.error("[WHISPER-LOAD] key=%s failed: %s", self._key, exc or type(exc).__name__)
 
     async def _load(self) -> None:
         there = await self._backend.prewarm(self._key)
@@ -235,8 +280,14 @@ class LocalSTT(stt.STT[Any]):
             language: instead of the one configured.
 
         Raises:
+            AudioError: `sound` is no `Audio`; the message says how to make one.
             WhisperError: the model cannot be loaded, or decoding failed.
         """
+        if not isinstance(sound, Audio):
+            raise AudioError(
+                f"sound: must be an Audio, not {type(sound).__name__}; use "
+                "Audio.from_file(path), Audio.from_bytes(data) or Audio.from_frame(frame)"
+            )
         options = self._options_now(language)
         return await self._backend.transcribe(self._key, Utterance(sound, start), options)
 
@@ -244,7 +295,10 @@ class LocalSTT(stt.STT[Any]):
         hotwords = engines.ENGINES[self._key.engine].hotwords
         options = steered(self._options, self._steering, hotwords=hotwords)
         if is_given(language) and language:
-            options = replace(options, language=language_code(language))
+            try:
+                options = replace(options, language=parse_language(language))
+            except ValueError as exc:
+                raise ConfigError(f"language: {exc}") from None
         return options
 
     def stream(
@@ -256,12 +310,12 @@ class LocalSTT(stt.STT[Any]):
         """Opens a stream; frames may have any sample rate and any number of channels.
 
         Args:
-            language: in place of the one configured.
+            language: in place of the one configured; `auto`: detect it.
             conn_options: attempts for each utterance, and the time for loading the model.
         """
         return WhisperStream(
             self,
-            self._vad,
+            self._vad or session_vad(),
             self._stream_options,
             decode=self.recognize,
             ahead=self.hear,
@@ -295,6 +349,7 @@ class LocalSTT(stt.STT[Any]):
         conn_options: APIConnectOptions,
     ) -> stt.SpeechEvent:
         with api_errors():
+            _check_buffer(buffer)
             # Only loading is bounded: a retry finds the load further on, whereas an utterance
             # that takes long to decode would take as long again.
             await asyncio.wait_for(self._load(), conn_options.timeout or None)
@@ -366,13 +421,42 @@ def _is_elsewhere(config: STTConfig) -> bool:
     return remote and config.backend == "host"
 
 
-def _check(key: ModelKey, options: DecodeOptions, *, elsewhere: bool) -> None:
-    if not elsewhere:
+def check(config: STTConfig) -> None:
+    """Refuses a configuration whose provider is ours, and whose model surely cannot be used.
+
+    Raises:
+        ConfigError, DeviceError, MissingExtraError, ModelNotFound: what can be known at once.
+    """
+    key = config.model_key
+    if not _is_elsewhere(config):
         engines.check(key)
         models.check_reference(key.engine, key.model)
-    if options.hotwords and not engines.ENGINES[key.engine].hotwords:
-        logger.warning("hotwords (STT_HOTWORDS): %s has none, they are left out", key.engine)
-    _check_english(key, options)
+    _check_english(key, config.decode_options)
+
+
+def absolute_key(config: STTConfig) -> ModelKey:
+    """The weights of a configuration, named so that a host finds them as well."""
+    key = config.model_key
+    return replace(key, model=models.absolute(key.engine, key.model))
+
+
+def _check_buffer(buffer: object) -> None:
+    frames = buffer if isinstance(buffer, (list, tuple)) else [buffer]
+    for frame in frames:
+        if not isinstance(frame, rtc.AudioFrame):
+            raise AudioError(
+                f"buffer: must be an rtc.AudioFrame or a list of them, not {type(frame).__name__}; "
+                "use transcribe(Audio.from_file(path)) or transcribe(Audio.from_bytes(data))"
+            )
+
+
+def _arguments() -> list[str]:
+    """What the constructor takes."""
+    return [
+        name
+        for name in inspect.signature(LocalSTT.__init__).parameters
+        if name not in ("self", "unknown")
+    ]
 
 
 def check_changes(local: LocalSTT, changes: Mapping[str, Any]) -> None:
