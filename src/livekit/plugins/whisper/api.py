@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from livekit.agents import (
     Agent,
@@ -19,6 +21,8 @@ from livekit.agents import (
 
 from .config import STTConfig
 from .errors import ConfigError, ModelError, WhisperError, did_you_mean, may_pass
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def session_vad() -> vad.VAD | None:
@@ -39,18 +43,25 @@ def session_vad() -> vad.VAD | None:
         return None
 
 
-def refuse_unknown(where: str, unknown: Iterable[str], known: Iterable[str]) -> None:
-    """The hint that `STTConfig` gives, for the arguments of a function or class.
+def hints(function: F) -> F:
+    """A function whose unknown arguments get the hint that `STTConfig`'s unknown fields get.
 
     Raises:
-        ConfigError: there is one that is not known.
+        ConfigError: there is one, in place of a `TypeError`.
     """
-    known = list(known)
-    for name in unknown:
-        hint = did_you_mean(name, known) or f" (known: {', '.join(known)})"
-        if name in STTConfig.model_fields:
-            hint = f": it is a setting, pass STTConfig({name}=…) to ProviderFactory.create_stt"
-        raise ConfigError(f"{where}: unknown argument {name!r}{hint}")
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+    @functools.wraps(function)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for name in (each for each in kwargs if each not in known):
+            hint = did_you_mean(name, known) or f" (known: {', '.join(known)})"
+            if name in STTConfig.model_fields:
+                hint = f": it is a setting, pass STTConfig({name}=…) to ProviderFactory.create_stt"
+            where = function.__name__ if function.__name__ != "__init__" else type(self).__name__
+            raise ConfigError(f"{where}: unknown argument {name!r}{hint}")
+        return function(self, *args, **kwargs)
+
+    return cast(F, checked)
 
 
 def given(changes: Mapping[str, Any]) -> dict[str, Any]:

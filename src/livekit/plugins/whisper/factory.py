@@ -9,12 +9,12 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn, Protocol, overload
+from typing import Any, Protocol, cast
 
 from livekit.agents import stt, vad
 
 from .adapter import WhisperStreamAdapter
-from .api import refuse_unknown
+from .api import hints
 from .backend import process_backend
 from .cache import Cache, CacheInfo
 from .config import STTConfig
@@ -83,31 +83,13 @@ class ProviderFactory:
     _lock = threading.Lock()
     _instances: Cache[InstanceKey, stt.STT[Any]]
 
-    @overload
     @classmethod
-    def create_stt(
-        cls, config: STTConfig | Mapping[str, Any] | None, vad: vad.VAD
-    ) -> WhisperStreamAdapter: ...
-
-    @overload
-    @classmethod
-    def create_stt(
-        cls, config: STTConfig | Mapping[str, Any] | None = None, *, vad: vad.VAD
-    ) -> WhisperStreamAdapter: ...
-
-    @overload
-    @classmethod
-    def create_stt(
-        cls, config: STTConfig | Mapping[str, Any] | None = None, vad: vad.VAD | None = None
-    ) -> stt.STT[Any]: ...
-
-    @classmethod
+    @hints
     def create_stt(
         cls,
         config: STTConfig | Mapping[str, Any] | None = None,
         vad: vad.VAD | None = None,
-        **unknown: NoReturn,
-    ) -> stt.STT[Any]:
+    ) -> WhisperStreamAdapter:
         """A session's handle on the STT that the configuration asks for.
 
         The STT behind it is made once for each provider, model, language and options, and shared
@@ -117,19 +99,22 @@ class ProviderFactory:
             config: a configuration; a mapping with keys such as `stt_provider`; or None: the
                 environment.
             vad: any LiveKit VAD, for instance `silero.VAD.load()`.
-            unknown: nothing else; what is likely meant is in the error's message.
 
         Returns:
             A `StreamAdapter` whose `wrapped_stt` is the cached instance, or with
-            `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. Only a
-            registered provider that streams by itself is, against what the types say, returned as
-            it is, made anew each time; one among fallbacks makes it a `FallbackAdapter`.
+            `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. Of another
+            type than is declared is only what a registered provider makes that streams by itself:
+            it is returned as it is, made anew each time, and in a `FallbackAdapter` where it is
+            one of several.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
         """
-        refuse_unknown("create_stt", unknown, ("config", "vad"))
         config = as_config(config)
+        return cast(WhisperStreamAdapter, cls._handles(config, vad))
+
+    @classmethod
+    def _handles(cls, config: STTConfig, vad: vad.VAD | None) -> stt.STT[Any]:
         if config.fallback is None:
             return cls._handle(config, vad)
         chain = [config]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal
 
 from livekit import rtc
 from livekit.agents import (
@@ -31,7 +30,7 @@ from livekit.agents.utils import AudioBuffer, is_given
 
 from . import audio, engines, models
 from .ahead import StreamOptions
-from .api import api_errors, given, refuse_unknown, session_vad
+from .api import api_errors, given, hints, session_vad
 from .backend import Backend, process_backend
 from .config import ComputeType, ExplicitConfig, STTConfig
 from .errors import AudioError, ConfigError
@@ -49,6 +48,7 @@ class LocalSTT(stt.STT[Any]):
     _holding: weakref.finalize[..., Any] | None = None
     _vad: vad.VAD | None = None
 
+    @hints
     def __init__(
         self,
         model: str = "base",
@@ -70,7 +70,6 @@ class LocalSTT(stt.STT[Any]):
         preflight: float = STTConfig.model_fields["preflight"].default,
         chat_context: bool = False,
         vad: vad.VAD | None = None,
-        **unknown: NoReturn,
     ) -> None:
         """Makes an STT; nothing is loaded before `prewarm()` or the first audio.
 
@@ -100,12 +99,10 @@ class LocalSTT(stt.STT[Any]):
             vad: any LiveKit VAD, with which this is an STT that streams by itself. Without one it
                 takes that of the `AgentSession` it is in; outside of a session, `stream()` is
                 driven by `flush()`.
-            unknown: nothing else; what is likely meant is in the error's message.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
         """
-        refuse_unknown(type(self).__name__, unknown, _arguments())
         config = ExplicitConfig(
             provider=self._provider,
             model=model,
@@ -448,15 +445,6 @@ def _check_buffer(buffer: object) -> None:
                 f"buffer: must be an rtc.AudioFrame or a list of them, not {type(frame).__name__}; "
                 "use transcribe(Audio.from_file(path)) or transcribe(Audio.from_bytes(data))"
             )
-
-
-def _arguments() -> list[str]:
-    """What the constructor takes."""
-    return [
-        name
-        for name in inspect.signature(LocalSTT.__init__).parameters
-        if name not in ("self", "unknown")
-    ]
 
 
 def check_changes(local: LocalSTT, changes: Mapping[str, Any]) -> None:
