@@ -20,8 +20,8 @@ from .stt import absolute_key, check
 
 ANSWER_SECONDS = 0.5
 """For the host's answer; LiveKit asks in a thread, every few seconds and before each job."""
-RETRY_SECONDS = 20.0
-"""After so long a model that could not be had is asked for again."""
+RETRY_SECONDS, MAX_RETRY_SECONDS = 15.0, 240.0
+"""After so long a model that could not be had is asked for again; each time after twice as long."""
 FULL = 1.0
 
 
@@ -40,8 +40,8 @@ def load_fnc(server: object = None) -> float:
     Returns:
         0.0, idle, to 1.0, saturated: how busy the decoders were in the last seconds (interim
         results apart, which give way), or how long (in seconds) a final would wait, whichever is
-        more. With models in the job processes
-        themselves, which cannot be asked, the CPU's load.
+        more. With models in the job processes themselves, which cannot be asked, the CPU's load,
+        and full where the model's files are not to be had.
     """
     try:
         config = STTConfig()
@@ -56,15 +56,15 @@ def load_fnc(server: object = None) -> float:
 class _Watch:
     """Whether the model of a configuration can be had, or one of its fallbacks'.
 
-    What was found holds for as long as the host lives that it was found with; a failure for
-    `RETRY_SECONDS`.
+    What was found holds for as long as the host lives that it was found with; a failure until it
+    is time to try again.
     """
 
     def __init__(self, config: STTConfig) -> None:
         self.config = config
         self.fails = False
         self.looking: threading.Thread | None = None
-        self._again = 0.0
+        self._again, self._pause = 0.0, RETRY_SECONDS
         self._instance: object = None
 
     def look(self, instance: object) -> None:
@@ -86,14 +86,15 @@ class _Watch:
             _obtain(self.config)
         except Exception as exc:
             self.fails = True
-            self._again = time.monotonic() + RETRY_SECONDS
+            self._again = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, MAX_RETRY_SECONDS)
             _refuse(exc)
         else:
             if self.fails:
-                logger.info("load_fnc: the model can be had again, jobs are taken")
+                logger.info("load_fnc: no longer full, the model is there")
             if _uses_host(self.config):
                 self._instance = _host(self.config)[0]
-            self.fails, self._again = False, float("inf")
+            self.fails, self._again, self._pause = False, float("inf"), RETRY_SECONDS
             _told.clear()
 
 
@@ -110,11 +111,11 @@ def _watched(config: STTConfig, instance: object) -> _Watch:
 
 
 def _refuse(exc: Exception) -> float:
-    """Says why no jobs are taken, once."""
+    """Says why the load is full, once."""
     message = str(exc) or type(exc).__name__
     if message not in _told:
         _told.add(message)
-        logger.error("load_fnc: no jobs are taken, nobody would be heard: %s", message)
+        logger.error("load_fnc: full, for nobody would be heard: %s", message)
     return FULL
 
 
