@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from livekit.agents import LanguageCode
+from livekit.agents import vad as agents_vad
 from livekit.agents._language_data import ISO_639_3_TO_1, LANGUAGE_NAMES_TO_CODE
+from livekit.plugins import whisper
 from livekit.plugins.whisper import languages
+from livekit.plugins.whisper.config import STTConfig
+from livekit.plugins.whisper.host.app import Question
 from livekit.plugins.whisper.languages import LANGUAGES, language_code, parse_language
+from starlette.requests import Request
 
 OURS = {"jv": "jw", "fil": "tl"}
 """What LiveKit calls otherwise than Whisper does."""
@@ -80,3 +85,23 @@ def test_unknown_one_is_told_with_the_way_to_detect_it(value: object, hint: str)
     assert hint in str(caught.value)
     assert "leave it out" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+async def test_the_same_wherever_a_language_is_given(vad: agents_vad.VAD) -> None:
+    """Configuration, mapping, classes, changed options, streams, and the host's route."""
+    config = STTConfig(model="base", language="ger")
+    assert config.language == "de"
+    shared = whisper.ProviderFactory.create_stt({"stt_language": "de-AT"}, vad)
+    again = whisper.ProviderFactory.create_stt({"stt_language": "German"}, vad)
+    assert shared.wrapped_stt is again.wrapped_stt
+    alone = whisper.FasterWhisperSTT("base", language="deu")
+    assert alone._options_now(None).language == "de"
+    assert alone._options_now(LanguageCode("cmn-Hans-CN")).language == "zh"
+    alone.update_options(language="fil")
+    assert alone._options_now(None).language == "tl"
+    async with alone.stream() as stream:
+        stream.update_options(language="POR_br")
+        assert stream._language == "pt"
+    for written, code in (("yue-Hant-HK", "yue"), ("nb", "no"), ("auto", None), (None, None)):
+        question = Question(engine="faster-whisper", model="base", language=written)
+        assert question.to_options(Request({"type": "http", "headers": []})).language == code

@@ -25,7 +25,7 @@ RETRY_SECONDS, MAX_RETRY_SECONDS = 15.0, 240.0
 FULL = 1.0
 
 
-def load_fnc(server: object = None) -> float:
+def load_fnc(server: object = None, *, cpu: bool = True) -> float:
     """An `AgentServer(load_fnc=…)`: the load of the host, with the environment's configuration.
 
     LiveKit sends no more jobs to a worker whose load is above its `load_threshold` (0.7). Its own
@@ -36,6 +36,8 @@ def load_fnc(server: object = None) -> float:
 
     Args:
         server: what LiveKit passes; not needed.
+        cpu: whether the CPU's load counts where there is no host to ask; without, only what makes
+            it full does.
 
     Returns:
         0.0, idle, to 1.0, saturated: how busy the decoders were in the last seconds (interim
@@ -45,12 +47,14 @@ def load_fnc(server: object = None) -> float:
     """
     try:
         config = STTConfig()
+        instance, load = _host(config) if _uses_host(config) else (None, None)
+        if _watched(config, instance).fails:
+            return FULL
+        if load is None:
+            load = _cpu() if cpu else 0.0
+        return max(load, process_backend(config.limits).load())
     except Exception as exc:  # LiveKit asks no more once this has raised
         return _refuse(exc)
-    instance, load = _host(config) if _uses_host(config) else (None, _cpu())
-    if _watched(config, instance).fails:
-        return FULL
-    return max(load, process_backend(config.limits).load())
 
 
 class _Watch:
@@ -175,8 +179,8 @@ async def _prewarm_host(config: STTConfig) -> None:
         await backend.aclose()
 
 
-def _host(config: STTConfig) -> tuple[str | None, float]:
-    """Which host answers, and its load; where none can be had, the CPU's."""
+def _host(config: STTConfig) -> tuple[str | None, float | None]:
+    """Which host answers, and its load; None where it cannot be had."""
     from .host.place import Target
     from .host.process import ask_configured
 
@@ -187,7 +191,7 @@ def _host(config: STTConfig) -> tuple[str | None, float]:
         return str(answer["instance"]), min(1.0, max(0.0, float(answer["load"])))
     except Exception as exc:
         logger.debug("[WHISPER-HOST] its load cannot be had: %s", exc)
-        return None, _cpu()
+        return None, None
 
 
 def _cpu() -> float:
