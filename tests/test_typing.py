@@ -22,6 +22,10 @@ async def use(config: whisper.STTConfig, detector: vad.VAD) -> None:
     session: AgentSession[None] = AgentSession(vad=detector, stt=stt)
     async with stt.stream(language="de") as stream:
         stream.flush()
+        stream.update_options(language="de")
+    async with whisper.WhisperSTT(vad=detector) as other, other.stream() as third_stream:
+        other.update_options(prompt="Norland")
+        third_stream.update_options(hotwords="Norland")
     alone = whisper.FasterWhisperSTT(model="small", language=None, vad=detector)
     alone.update_options(hotwords="Norland")
     print(alone.model_key.engine, session)

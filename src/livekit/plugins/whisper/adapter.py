@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from livekit.agents import (
     APIConnectionError,
@@ -23,6 +23,9 @@ from .steering import Steering
 from .stream import WhisperStream
 from .stt import LocalSTT, check_changes, push_turn
 from .types import Utterance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class WhisperStreamAdapter(stt.StreamAdapter):
@@ -87,7 +90,7 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         *,
         language: NotGivenOr[str] = NOT_GIVEN,
         conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
-    ) -> stt.RecognizeStream:
+    ) -> WhisperStream:
         """Opens a stream; frames may have any sample rate and any number of channels."""
         return WhisperStream(
             self,
@@ -168,6 +171,9 @@ class WhisperStreamAdapter(stt.StreamAdapter):
             language = self._steering.language or language
         with self._steering.asking():
             return await self._stt.recognize(buffer, language=language, conn_options=conn_options)
+
+    async def __aenter__(self) -> Self:  # LiveKit's says no more than that it is some STT
+        return self
 
     async def aclose(self) -> None:
         """Lets go of the shared STT, which stays warm for the next session."""

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from livekit import rtc
 from livekit.agents import (
@@ -39,6 +39,9 @@ from .log import logger
 from .steering import Steering, steered
 from .stream import WhisperStream
 from .types import Audio, DecodeOptions, ModelKey, Task, Transcript, Utterance, Window
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class LocalSTT(stt.STT[Any]):
@@ -132,6 +135,9 @@ class LocalSTT(stt.STT[Any]):
         self.hold()
         self._holding = weakref.finalize(self, self._backend.release, self._key)
         self._holding.atexit = False
+
+    async def __aenter__(self) -> Self:  # LiveKit's says no more than that it is some STT
+        return self
 
     async def aclose(self) -> None:
         """Lets the model go, which stays warm for others."""
