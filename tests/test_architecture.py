@@ -37,7 +37,7 @@ LAYERS = [
         "cutting",
     },
     {"engines.decoding"},
-    {"engines.faster_whisper", "engines.openai_whisper", "backend"},
+    {"engines.faster_whisper", "engines.openai_whisper", "backend", "checks"},
     {"host.wire", "host.state", "host.loop"},
     {"host.place", "host.exchange"},
     {"host.process"},

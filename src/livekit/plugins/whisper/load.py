@@ -12,11 +12,11 @@ import psutil
 
 from . import models
 from .backend import process_backend
+from .checks import absolute_key, check
 from .config import STTConfig
 from .errors import ConfigError, HostUnavailable, WhisperError
 from .factory import ProviderFactory
 from .log import logger
-from .stt import absolute_key, check
 
 ANSWER_SECONDS = 0.5
 """For the host's answer; LiveKit asks in a thread, every few seconds and before each job."""

@@ -28,10 +28,11 @@ from livekit.agents.types import (
 )
 from livekit.agents.utils import AudioBuffer, is_given
 
-from . import audio, engines, models
+from . import audio, engines
 from .ahead import StreamOptions
 from .api import api_errors, given, hints, session_vad
 from .backend import Backend, process_backend
+from .checks import absolute_key, check, check_english
 from .config import ComputeType, ExplicitConfig, STTConfig
 from .errors import AudioError, ConfigError
 from .languages import parse_language
@@ -418,31 +419,6 @@ def shared_backend(config: STTConfig) -> Backend:
     return machine_backend(Target.of(config), fallback)
 
 
-def _is_elsewhere(config: STTConfig) -> bool:
-    """Whether another machine decodes, which has engines and files of its own."""
-    remote = config.host is not None and config.host.startswith("http")
-    return remote and config.backend == "host"
-
-
-def check(config: STTConfig) -> None:
-    """Refuses a configuration whose provider is ours, and whose model surely cannot be used.
-
-    Raises:
-        ConfigError, DeviceError, MissingExtraError, ModelNotFound: what can be known at once.
-    """
-    key = config.model_key
-    if not _is_elsewhere(config):
-        engines.check(key)
-        models.check_reference(key.engine, key.model)
-    _check_english(key, config.decode_options)
-
-
-def absolute_key(config: STTConfig) -> ModelKey:
-    """The weights of a configuration, named so that a host finds them as well."""
-    key = config.model_key
-    return replace(key, model=models.absolute(key.engine, key.model))
-
-
 def _check_buffer(buffer: object) -> None:
     frames = buffer if isinstance(buffer, (list, tuple)) else [buffer]
     for frame in frames:
@@ -457,25 +433,10 @@ def check_changes(local: LocalSTT, changes: Mapping[str, Any]) -> None:
     """Raises `ConfigError` where this STT's model cannot do what options are changed to."""
     trial = Steering()
     trial.update(**changes)
-    _check_english(local.model_key, trial.change(local._options))
+    check_english(local.model_key, trial.change(local._options))
 
 
 def push_turn(steering: Steering, ev: ConversationItemAddedEvent) -> None:
     """Takes in what was said last in a session, by the user or the agent."""
     if isinstance(ev.item, llm.ChatMessage) and ev.item.role in ("user", "assistant"):
         steering.add_turn(ev.item.text_content or "")
-
-
-def _check_english(key: ModelKey, options: DecodeOptions) -> None:
-    if not key.model.endswith(".en"):
-        return
-    if options.language not in (None, "en"):
-        raise ConfigError(
-            f"language (STT_LANGUAGE): {options.language!r}: model {key.model!r} knows English "
-            f"only; use model {key.model.removesuffix('.en')!r}"
-        )
-    if options.task == "translate":
-        raise ConfigError(
-            f"task (STT_TASK): 'translate': model {key.model!r} knows English only; "
-            f"use model {key.model.removesuffix('.en')!r}"
-        )
