@@ -17,14 +17,12 @@ if os.geteuid():
 JOB = """
 from livekit.plugins.whisper.host.place import HostSpec
 from livekit.plugins.whisper.host.process import start_or_join
-start_or_join(HostSpec(idle=0.2))
+start_or_join(HostSpec(idle=0.0))  # it ends when process 1 has seen it, and not before
 """
 PROCESS_1 = """
 import os, subprocess, sys, time
 import psutil
 from livekit.plugins import whisper
-from livekit.plugins.whisper.host.place import HostSpec
-from livekit.plugins.whisper.host.process import start_or_join
 
 assert os.getpid() == 1
 me = psutil.Process()
@@ -33,7 +31,10 @@ while other.pid in psutil.pids() and psutil.Process(other.pid).status() != psuti
     time.sleep(0.01)
 for _ in range(2):
     subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
-    print("inherited", *(child.name() for child in me.children() if child.pid != other.pid))
+    inherited = [child for child in me.children() if child.pid != other.pid]
+    print("inherited", *(child.name() for child in inherited))
+    for child in inherited:
+        child.terminate()
     deadline = time.monotonic() + 30
     while [child for child in me.children() if child.pid != other.pid]:
         if time.monotonic() > deadline:
