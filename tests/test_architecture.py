@@ -13,9 +13,14 @@ from livekit.plugins import whisper
 ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
-    {"version", "build", "log", "errors", "types", "languages"},
+    {"version", "build", "log", "errors", "languages"},
+    {"pcm", "containers"},
+    {"timeline"},
+    {"track"},
+    {"media"},
+    {"audio"},
+    {"types"},
     {
-        "audio",
         "config",
         "model_files",
         "formats",

@@ -67,6 +67,13 @@ def assert_is_the_tone(heard: Audio, seconds: float = 2.0) -> None:
     assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.3, rel=0.05)
 
 
+def no_numbers() -> Audio:
+    """A second that is no sound any more: what `Audio` refuses, put there afterwards."""
+    audio = Audio(silence(1.0))
+    audio.samples[:] = np.nan
+    return audio
+
+
 def white_noise(seconds: float, rate: int = RATE, level: float = 0.1, seed: int = 0) -> Samples:
     """Equal power at every frequency; `level` is its root mean square."""
     noise = np.random.default_rng(seed).standard_normal(round(seconds * rate))

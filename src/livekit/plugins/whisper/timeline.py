@@ -1,0 +1,74 @@
+"""Where the frames of a track belong: their own times, as far as these can be believed."""
+
+from __future__ import annotations
+
+import av
+
+from .containers import Container, seconds, stated_duration
+
+TOLERANCE = 0.1
+"""Seconds that times may be off before anything is moved, as FFmpeg's aresample has it
+(min_hard_comp): clocks drift, and containers round."""
+MAX_OVERLAP = 1.0
+"""Seconds that a frame may go back in time to overlap what was before it; beyond that, the clock
+was set anew."""
+MAX_GAP = 600.0
+"""Seconds of a gap that is believed where a container does not state how long it is."""
+JITTER = 0.005
+"""Seconds that a frame may begin before the end of the one before it, by rounding."""
+
+FROM_ZERO = {"mov", "mp4", "matroska", "webm"}
+"""Containers (FFmpeg's names) whose times count from the beginning of the recording; in others a
+first time has no meaning, but for the tracks beside it."""
+TIMED = {*FROM_ZERO, "ogg", "flac", "mpegts", "mpeg", "flv", "asf", "nut", "mxf"}
+"""Containers that have times of their own; in others FFmpeg counts samples."""
+
+
+class Timeline:
+    """The times of one track.
+
+    Args:
+        container: what it is in.
+        track: the track.
+    """
+
+    def __init__(self, container: Container, track: av.AudioStream) -> None:
+        formats = set(container.format.name.split(","))
+        self.timed = bool(formats & TIMED)
+        """Whether gaps can be seen by the times of frames."""
+        self.position = 0.0
+        """Seconds that have been placed so far: where the next frame belongs."""
+        self._end = stated_duration(container, track)
+        start = seconds(container.start_time) or 0.0
+        from_zero = bool(formats & FROM_ZERO) and 0 <= start <= self._latest
+        self._shift = 0.0 if from_zero else -start
+
+    @property
+    def _latest(self) -> float:
+        """Where a frame may be at most, to be believed (s)."""
+        return self.position + MAX_GAP if self._end is None else self._end + TOLERANCE
+
+    def gap(
+        self, time: float | None, length: float, following: float | None, *, exact: bool = False
+    ) -> float:
+        """Seconds between what has been placed and a frame; below zero where it overlaps.
+
+        A leap counts only where the next frame does not go back: else it is one wrong time. What is
+        not believed moves nothing, and times go on from there.
+
+        Args:
+            time: the frame's own, in seconds; None: it has none.
+            length: the frame's duration in seconds.
+            following: the next frame's time; None: it has none, or there is none.
+            exact: whether less than `TOLERANCE` counts too.
+        """
+        if time is None or (self.position and not self.timed):
+            return 0.0
+        gap = time + self._shift - self.position
+        if abs(gap) < (JITTER if exact else TOLERANCE):
+            return 0.0
+        steady = following is None or following >= time + length - JITTER
+        if steady and gap >= -MAX_OVERLAP and self.position + gap <= self._latest:
+            return gap
+        self._shift -= gap
+        return 0.0
