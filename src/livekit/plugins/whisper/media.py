@@ -100,11 +100,11 @@ def _tell(container: Container, index: int, name: str) -> None:
 
 
 def _reason(container: Container) -> str:
-    known = [each.codec_context for each in container.streams.audio]
-    names = sorted({each.name for each in known if each is not None})
-    if not names:
+    known = [each for each in container.streams.audio if each.codec_context is not None]
+    if not known:
         return " that FFmpeg has a decoder for; convert it to WAV, FLAC, MP3 or Ogg"
-    return f"; is it complete, is it audio, and free of copy protection ({', '.join(names)})?"
+    names = ", ".join(f"{each.codec_context.name} at {each.rate} Hz" for each in known)
+    return f"; is it complete, is it audio, and free of copy protection ({names})?"
 
 
 def _complaint(loss: Loss, end: float, stated: float) -> str | None:

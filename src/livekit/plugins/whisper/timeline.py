@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import av
 
-from .containers import Container, seconds, stated_duration
+from .containers import Container, seconds
 
 TOLERANCE = 0.1
 """Seconds that times may be off before anything is moved, as FFmpeg's aresample has it
@@ -13,7 +13,8 @@ MAX_OVERLAP = 1.0
 """Seconds that a frame may go back in time to overlap what was before it; beyond that, the clock
 was set anew."""
 MAX_GAP = 600.0
-"""Seconds of a gap that is believed where a container does not state how long it is."""
+"""Seconds of silence that are believed before the first frame; and of a gap, where a container does
+not state how long it is."""
 JITTER = 0.005
 """Seconds that a frame may begin before the end of the one before it, by rounding."""
 
@@ -38,10 +39,13 @@ class Timeline:
         """Whether gaps can be seen by the times of frames."""
         self.position = 0.0
         """Seconds that have been placed so far: where the next frame belongs."""
-        self._end = stated_duration(container, track)
         start = seconds(container.start_time) or 0.0
-        from_zero = bool(formats & FROM_ZERO) and 0 <= start <= self._latest
+        from_zero = bool(formats & FROM_ZERO) and 0 <= start <= MAX_GAP
         self._shift = 0.0 if from_zero else -start
+        stated = seconds(container.duration), seconds(track.duration, track.time_base)
+        lengths = [length for length in stated if length]
+        # Some state it with the time before the first frame, some without.
+        self._end = start + self._shift + max(lengths) if lengths else None
 
     @property
     def _latest(self) -> float:
@@ -53,8 +57,9 @@ class Timeline:
     ) -> float:
         """Seconds between what has been placed and a frame; below zero where it overlaps.
 
-        A leap counts only where the next frame does not go back: else it is one wrong time. What is
-        not believed moves nothing, and times go on from there.
+        A leap counts only where the next frame does not leap back (nor, after an overlap, ahead):
+        else it is one wrong time. Beyond what can be, the clock was set anew: times go on from
+        there.
 
         Args:
             time: the frame's own, in seconds; None: it has none.
@@ -67,8 +72,10 @@ class Timeline:
         gap = time + self._shift - self.position
         if abs(gap) < (JITTER if exact else TOLERANCE):
             return 0.0
-        steady = following is None or following >= time + length - JITTER
-        if steady and gap >= -MAX_OVERLAP and self.position + gap <= self._latest:
-            return gap
-        self._shift -= gap
-        return 0.0
+        leap = 0.0 if following is None else following - time - length
+        if leap < -JITTER or (gap < 0 and leap > JITTER):
+            return 0.0
+        if gap < -MAX_OVERLAP or self.position + gap > self._latest:
+            self._shift -= gap
+            return 0.0
+        return gap

@@ -71,7 +71,7 @@ class _Piece:
     lost: float
     """Seconds of what could not be decoded."""
     skipped: int
-    """Bytes that belong to no packet."""
+    """Bytes that are in no packet, and too many to be the container's own."""
 
 
 class Track:
@@ -126,7 +126,7 @@ class Track:
         gap = timeline.gap(frame.time, length, following, exact=exact)
         if not timeline.timed and piece.broken:
             gap = piece.lost
-        if piece.skipped > HOLE_BYTES:
+        if piece.skipped:
             self._hole = timeline.position, piece.skipped
         if piece.broken or (gap > 0 and self._is_damage(gap)):
             self.loss.add(timeline.position, gap if gap > 0 else piece.lost)
@@ -245,7 +245,7 @@ def _with_next(pieces: Iterator[_Piece]) -> Iterator[tuple[_Piece, float | None]
 
 
 class _Holes:
-    """Counts the bytes of a file that belong to no packet: a container's own, or broken ones."""
+    """Counts the bytes of a file that are in no packet, and too many to be the container's own."""
 
     def __init__(self) -> None:
         self._at: int | None = None
@@ -259,7 +259,8 @@ class _Holes:
             self._size += packet.size
             return
         if self._at is not None:
-            self._count += max(0, packet.pos - self._at - self._size)
+            hole = packet.pos - self._at - self._size
+            self._count += hole if hole > HOLE_BYTES else 0
         self._at, self._size = packet.pos, packet.size
 
     def take(self) -> int:
