@@ -40,14 +40,14 @@ def read(path: Path | io.BytesIO) -> tuple[np.ndarray[tuple[int], np.dtype[np.fl
 # Times
 
 CLOCKED = [
-    (".mkv", "flac"), (".webm", "libopus"), (".mp4", "aac"), (".mov", "pcm_s16le"),
+    (".mkv", "flac"), (".webm", "libopus"), (".mp4", "aac"), (".mov", "alac"),
     (".ts", "aac"), (".ogg", "flac"), (".flv", "aac"), (".mkv", "pcm_s16le"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("suffix", "codec"),
-    [(".mkv", "flac"), (".mp4", "aac"), (".mov", "pcm_s16le"), (".ts", "aac"), (".avi", "mp2")],
+    [(".mkv", "flac"), (".mp4", "aac"), (".mov", "alac"), (".ts", "aac")],
 )
 def test_track_that_begins_after_the_picture(tmp_path: Path, suffix: str, codec: str) -> None:
     sound = Sound(codec, bursts(1.0, seconds=2.0), start=3.5)
@@ -57,9 +57,8 @@ def test_track_that_begins_after_the_picture(tmp_path: Path, suffix: str, codec:
     assert not said
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "aac"), (".mp4", "aac"), (".mov", "flac")])
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "aac"), (".mp4", "aac"), (".mov", "alac")])
 def test_track_that_begins_late_alone(tmp_path: Path, suffix: str, codec: str) -> None:
-    codec = "alac" if suffix == ".mov" else codec
     sound = Sound(codec, bursts(1.0, seconds=2.0), start=3.5)
     heard, said = read(make.write_tracks(tmp_path / f"late{suffix}", sound))
     assert heard_at(heard) == pytest.approx([4.5], abs=0.05)
@@ -215,9 +214,7 @@ BREAKABLE = [
     (".ts", "aac"), (".ac3", "ac3"), (".mka", "libmp3lame"),
 ]  # fmt: skip
 LONG = [float(second) for second in range(1, 20)]
-MESSAGE = (
-    r"a\.\w+: damaged after (?:9|1\d)\.\d s: (\d+\.\d+) s could not be read, all else was; copy or"
-)
+MESSAGE = r"a\.\w+: damaged after (?:9|1\d)\.\d s: (\d+\.\d+) s could not be read, all else was"
 
 
 @pytest.mark.parametrize(("suffix", "codec"), BREAKABLE)
