@@ -206,7 +206,9 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
     """Cuts a stream of samples into windows that Whisper takes at once.
 
     A window is at most 30 s long and ends at the quietest 0.1 s of its last 8 s, so that no word
-    is cut where there is a pause. Nothing is lost and nothing is repeated.
+    is cut where there is a pause. Nothing is lost and nothing is repeated. Digital silence of two
+    seconds, which gaps are filled with, comes in windows of its own: one that begins with silence
+    is heard as if somebody spoke from its beginning.
 
     Yields:
         Where the window starts, in seconds, and the window.
@@ -217,9 +219,14 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
     limit = int(WINDOW_SECONDS * SAMPLE_RATE)
     held: list[Samples] = []
     size = done = 0
+    was_silent = False
     failure: AudioError | None = None
     try:
-        for part in parts:
+        for silent, part in _runs(parts):
+            if size and silent != was_silent:
+                yield done / SAMPLE_RATE, Audio(np.concatenate(held))
+                held, size, done = [], 0, done + size
+            was_silent = silent
             held.append(part)
             size += len(part)
             while size > limit:
@@ -233,6 +240,37 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
         yield done / SAMPLE_RATE, Audio(np.concatenate(held))
     if failure:
         raise failure
+
+
+def _runs(parts: Iterable[Samples]) -> Iterator[tuple[bool, Samples]]:
+    """The samples, and whether they are of a run of zeros that is a second or longer."""
+    silent = False
+    for second in _seconds(parts):
+        begins = 0
+        if silent or not second.any():
+            begins = int(np.argmax(second != 0)) if second.any() else len(second)
+            yield True, second[:begins]
+        silent = begins == len(second)
+        if not silent:
+            yield False, second[begins:]
+
+
+def _seconds(parts: Iterable[Samples]) -> Iterator[Samples]:
+    """The samples in pieces of one second; what is left at the end, or at an error, comes last."""
+    rest = np.zeros(0, np.float32)
+    try:
+        for part in parts:
+            rest = np.concatenate([rest, part])
+            whole = len(rest) // SAMPLE_RATE * SAMPLE_RATE
+            for start in range(0, whole, SAMPLE_RATE):
+                yield rest[start : start + SAMPLE_RATE]
+            rest = rest[whole:]
+    except AudioError:
+        if len(rest):
+            yield rest
+        raise
+    if len(rest):
+        yield rest
 
 
 def quietest_cut(samples: Samples) -> int:
@@ -253,7 +291,7 @@ def loudness(samples: Samples) -> float:
 def _power(samples: Samples) -> Samples:
     """Mean square of each 0.1 s."""
     frames = samples[: len(samples) // CUT_FRAME * CUT_FRAME].reshape(-1, CUT_FRAME)
-    power: Samples = np.square(frames).mean(axis=1)
+    power: Samples = np.square(frames).mean(axis=1, dtype=np.float32)
     return power
 
 

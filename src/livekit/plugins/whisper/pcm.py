@@ -116,8 +116,9 @@ class Mixer:
             plain: Samples = samples @ gains
             return plain
         old = np.linspace(1, 0, len(samples), endpoint=False, dtype=np.float32)
-        faded: Samples = (samples @ gains) * (1 - old) + (samples @ before) * old
-        return faded
+        now: Samples = samples @ gains
+        then: Samples = samples @ before
+        return now * (1 - old) + then * old
 
 
 class Resampler:
