@@ -218,7 +218,7 @@ MESSAGE = r"a\.\w+: damaged after (?:9|1\d)\.\d s: (\d+\.\d+) s could not be rea
 
 
 @pytest.mark.parametrize(("suffix", "codec"), BREAKABLE)
-@pytest.mark.parametrize("size", [600, 3000])
+@pytest.mark.parametrize("size", [1500, 4000])
 def test_broken_spot_is_skipped_and_told(
     tmp_path: Path, suffix: str, codec: str, size: int
 ) -> None:

@@ -122,7 +122,7 @@ class Track:
         """Seconds of silence before a frame; below zero: of it that was heard already."""
         frame, timeline = piece.frame, self._timeline
         length = frame.samples / frame.sample_rate
-        exact = piece.broken or self._format == "flac"
+        exact = piece.broken or piece.skipped > 0 or self._format == "flac"
         gap = timeline.gap(frame.time, length, following, exact=exact)
         if not timeline.timed and piece.broken:
             gap = piece.lost
