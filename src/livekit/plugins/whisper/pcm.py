@@ -112,13 +112,11 @@ class Mixer:
         before = gains if self._gains is None else self._gains
         if decided or self._gains is not None:  # what begins does not fade in
             self._gains = gains
-        if np.array_equal(before, gains):
-            plain: Samples = samples @ gains
-            return plain
-        old = np.linspace(1, 0, len(samples), endpoint=False, dtype=np.float32)
         now: Samples = samples @ gains
-        then: Samples = samples @ before
-        return now * (1 - old) + then * old
+        if np.array_equal(before, gains):
+            return now
+        old = np.linspace(1, 0, len(samples), endpoint=False, dtype=np.float32)
+        return np.asarray(now * (1 - old) + (samples @ before) * old, np.float32)
 
 
 class Resampler:

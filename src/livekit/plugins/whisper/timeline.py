@@ -13,8 +13,8 @@ MAX_OVERLAP = 1.0
 """Seconds that a frame may go back in time to overlap what was before it; beyond that, the clock
 was set anew."""
 MAX_GAP = 600.0
-"""Seconds of silence that are believed before the first frame; and of a gap, where a container does
-not state how long it is."""
+"""Seconds of silence that are believed before the first frame; and in all gaps together, where no
+header says how long the recording is."""
 JITTER = 0.005
 """Seconds that a frame may begin before the end of the one before it, by rounding."""
 
@@ -45,12 +45,13 @@ class Timeline:
         stated = seconds(container.duration), seconds(track.duration, track.time_base)
         lengths = [length for length in stated if length]
         # Some state it with the time before the first frame, some without.
-        self._end = start + self._shift + max(lengths) if lengths else None
+        self._end = start + self._shift + max(lengths) if from_zero and lengths else None
+        self._silence = MAX_GAP
 
     @property
     def _latest(self) -> float:
         """Where a frame may be at most, to be believed (s)."""
-        return self.position + MAX_GAP if self._end is None else self._end + TOLERANCE
+        return self.position + self._silence if self._end is None else self._end + TOLERANCE
 
     def gap(
         self, time: float | None, length: float, following: float | None, *, exact: bool = False
@@ -78,4 +79,5 @@ class Timeline:
         if gap < -MAX_OVERLAP or self.position + gap > self._latest:
             self._shift -= gap
             return 0.0
+        self._silence -= max(0.0, gap)
         return gap

@@ -65,7 +65,14 @@ class Loss:
 class _Piece:
     """A frame that was decoded, and what is missing before it."""
 
-    frame: av.AudioFrame
+    samples: Samples
+    """Of shape (samples, channels)."""
+    rate: int
+    """Samples per second."""
+    speakers: tuple[str, ...]
+    """FFmpeg's names of the channels."""
+    time: float | None
+    """Its own time (s), where it has one."""
     broken: bool
     """Whether something could not be read, or not decoded."""
     lost: float
@@ -88,7 +95,7 @@ class Track:
         self._format = container.format.name
         self._holes = _Holes()
         self._mixer: Mixer | None = None
-        self._layout = ""
+        self._speakers: tuple[str, ...] = ()
         self._bytes, self._seconds = 0, 0.0
         self._hole = -PLACE_SECONDS, 0
         if stream.codec_context.name == "flac":  # its frames have checksums
@@ -109,21 +116,19 @@ class Track:
         """
         resampler = Resampler()
         for piece, following in _with_next(self._pieces()):
-            frame, rate = piece.frame, piece.frame.sample_rate
-            gap = self._gap(piece, following)
+            rate, gap = piece.rate, self._gap(piece, following)
             for samples in _silence(round(gap * rate)):
                 yield from resampler.convert(samples, rate)
-            samples = self._mono(frame)[max(0, round(-gap * rate)) :]
+            samples = self._mono(piece)[max(0, round(-gap * rate)) :]
             self._timeline.position += max(0.0, gap) + len(samples) / rate
             yield from resampler.convert(samples, rate)
         yield from resampler.drain()
 
     def _gap(self, piece: _Piece, following: float | None) -> float:
         """Seconds of silence before a frame; below zero: of it that was heard already."""
-        frame, timeline = piece.frame, self._timeline
-        length = frame.samples / frame.sample_rate
+        timeline, length = self._timeline, len(piece.samples) / piece.rate
         exact = piece.broken or piece.skipped > 0 or self._format == "flac"
-        gap = timeline.gap(frame.time, length, following, exact=exact)
+        gap = timeline.gap(piece.time, length, following, exact=exact)
         if not timeline.timed and piece.broken:
             gap = piece.lost
         if piece.skipped:
@@ -160,10 +165,18 @@ class Track:
                 continue
             self._bytes += packet.size
             for frame in frames:
-                if frame.sample_rate not in RATES or not frame.samples:
+                rate = frame.sample_rate
+                if rate not in RATES or not frame.samples:
                     continue
-                self._seconds += frame.samples / frame.sample_rate
-                yield _Piece(frame, broken, lost, self._holes.take())
+                try:
+                    samples = channels(frame)
+                except ValueError:  # a layout that cannot be
+                    broken, lost = True, lost + frame.samples / rate
+                    continue
+                speakers = tuple(each.name for each in frame.layout.channels)
+                self._seconds += frame.samples / rate
+                holes = self._holes.take()
+                yield _Piece(samples, rate, speakers, frame.time, broken, lost, holes)
                 broken, lost = False, 0.0
         if broken:
             self.loss.add(self.position, lost)
@@ -175,10 +188,10 @@ class Track:
     def _packets(self) -> Iterator[av.Packet[av.AudioStream] | None]:
         """The packets of the track; None for each error between them."""
         attempts = 0
+        every = tuple(self._container.streams)  # where none has a packet, the container is broken
         while attempts < READ_ATTEMPTS:
             try:
-                # All tracks: where no packet is, the container is broken.
-                for packet in self._container.demux():
+                for packet in self._container.demux(every):
                     attempts = 0
                     self._holes.see(packet)
                     if packet.stream_index == self._stream.index:
@@ -195,21 +208,17 @@ class Track:
             return max(0.0, stated)
         return max(stated, packet.size / self._byte_rate)  # it may be all up to the next frame
 
-    def _mono(self, frame: av.AudioFrame) -> Samples:
-        if self._mixer is None or frame.layout.name != self._layout:
-            self._layout = frame.layout.name
-            self._mixer = Mixer(speaker_weights([each.name for each in frame.layout.channels]))
-        samples = channels(frame)
-        if frame.format.packed.name in ("flt", "dbl"):
-            samples = self._sane(samples, frame.sample_rate)
-        return self._mixer.mix(samples)
+    def _mono(self, piece: _Piece) -> Samples:
+        if self._mixer is None or piece.speakers != self._speakers:
+            self._speakers, self._mixer = piece.speakers, Mixer(speaker_weights(piece.speakers))
+        return self._mixer.mix(self._sane(piece.samples, piece.rate))
 
     def _sane(self, samples: Samples, rate: int) -> Samples:
         """Floats can be anything; what is no sound becomes silence, and is counted."""
         with np.errstate(invalid="ignore"):
+            if max(samples.max(), -samples.min()) <= LOUDEST:  # no NaN is
+                return samples
             bad = ~(np.abs(samples) <= LOUDEST)
-        if not bad.any():
-            return samples
         if np.isfinite(samples).all() and bad.mean() > 0.5:
             raise AudioError(
                 f"it has samples of up to {np.abs(samples).max():.0f}, where full scale is 1; "
@@ -238,7 +247,7 @@ def _with_next(pieces: Iterator[_Piece]) -> Iterator[tuple[_Piece, float | None]
     last: _Piece | None = None
     for piece in pieces:
         if last:
-            yield last, piece.frame.time
+            yield last, piece.time
         last = piece
     if last:
         yield last, None
