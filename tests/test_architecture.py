@@ -15,7 +15,7 @@ ROOT = Path(whisper.__file__).parent
 LAYERS = [
     {"version", "build", "log", "errors", "languages"},
     {"pcm", "containers"},
-    {"timeline"},
+    {"timeline", "links"},
     {"track"},
     {"media"},
     {"audio"},

@@ -143,7 +143,14 @@ def joined(folder: Path, suffix: str, codec: str, **options: str) -> Path:
 
 @pytest.mark.parametrize(
     ("suffix", "codec"),
-    [(".mp3", "libmp3lame"), (".aac", "aac"), (".ogg", "flac"), (".flac", "flac"), (".ts", "aac")],
+    [
+        (".mp3", "libmp3lame"),
+        (".aac", "aac"),
+        (".ogg", "flac"),
+        (".flac", "flac"),
+        (".ts", "aac"),
+        (".wav", "pcm_s16le"),
+    ],
 )
 def test_joined_files(tmp_path: Path, suffix: str, codec: str) -> None:
     heard, said = read(joined(tmp_path, suffix, codec))

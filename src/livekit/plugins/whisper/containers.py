@@ -6,10 +6,10 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias
 
 import av
 import av.container
@@ -40,7 +40,7 @@ def opened(source: Source, name: str) -> Iterator[Container]:
         AudioError: it cannot be read, or has no audio in it.
     """
     if isinstance(source, (str, PathLike)):
-        _check_file(Path(source), name)
+        check_file(Path(source), name)
         file: Any = f"file:{os.fspath(source)}"  # else a name with a colon in it is an address
     else:
         file = source
@@ -63,7 +63,7 @@ def opened(source: Source, name: str) -> Iterator[Container]:
         yield container
 
 
-def _check_file(path: Path, name: str) -> None:
+def check_file(path: Path, name: str) -> None:
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -112,7 +112,7 @@ def exact_duration(container: Container, track: av.AudioStream, source: Source) 
     if stated is None or not formats & {"wav", "mp3"}:
         return stated
     try:
-        with _again(source) as file:
+        with again(source) as file:
             if "wav" in formats:
                 return stated * _wav_excess(file)
             return stated if _mp3_states(file) else None
@@ -150,7 +150,7 @@ def id3_size(head: bytes) -> int:
 
 
 @contextmanager
-def _again(source: Source) -> Iterator[BinaryIO]:
+def again(source: Source) -> Iterator[BinaryIO]:
     """A file from its beginning, for what FFmpeg does not tell."""
     if isinstance(source, (str, PathLike)):
         with Path(source).open("rb") as file:
@@ -158,89 +158,3 @@ def _again(source: Source) -> Iterator[BinaryIO]:
     else:
         source.seek(0)
         yield source
-
-
-class Part:
-    """Some bytes of a file, as a file of their own."""
-
-    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
-        self._file, self._start, self._end = file, start, end
-        self._at = 0
-
-    def read(self, size: int = -1) -> bytes:
-        left = self._end - self._start - self._at
-        self._file.seek(self._start + self._at)
-        data = self._file.read(left if size < 0 else min(size, left))
-        self._at += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self._start}
-        self._at = max(0, base[whence] + offset)
-        return self._at
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-
-@contextmanager
-def links(source: Source) -> Iterator[list[Source]]:
-    """The parts of a file that was joined from several Ogg files; else the file itself.
-
-    An Ogg file may be a chain of independent ones (RFC 3533, section 4), each with its own rate,
-    channels and times, which FFmpeg does not always follow from one to the next.
-
-    Raises:
-        AudioError: it is no file that can be read.
-    """
-    if isinstance(source, (str, PathLike)):
-        _check_file(Path(source), name_of(source))
-    with ExitStack() as open_files:
-        try:
-            file = open_files.enter_context(_again(source))
-            starts = _ogg_links(file) if file.read(4) == b"OggS" else []
-            ends = [*starts[1:], file.seek(0, os.SEEK_END)]
-            file.seek(0)
-        except OSError:  # it cannot go back, or not be read, of which `opened` tells
-            starts = []
-        if len(starts) > 1:
-            parts = [Part(file, *bounds) for bounds in zip(starts, ends, strict=True)]
-            yield cast("list[Source]", parts)
-        else:
-            yield [source]
-
-
-def _ogg_links(file: BinaryIO) -> list[int]:
-    """Where each link of the chain begins: with first pages of streams, after other pages."""
-    starts: list[int] = []
-    at, beginning = 0, False
-    while (at := _next_page(file, at)) >= 0:
-        file.seek(at)
-        head = file.read(27)
-        if len(head) < 27:
-            break
-        begins = bool(head[5] & 2) and head[18:22] == bytes(4)  # the first of its stream, number 0
-        if begins and not beginning:
-            starts.append(at)
-        beginning = begins
-        segments = file.read(head[26])
-        at += 27 + len(segments) + sum(segments)
-    return starts
-
-
-def _next_page(file: BinaryIO, at: int) -> int:
-    """Where the next page of an Ogg file begins, at or after `at`; -1: there is none."""
-    mark = b"OggS"
-    file.seek(at)
-    data = file.read(len(mark))
-    while data != mark:  # something is broken here
-        data += file.read(1 << 16)
-        if (found := data.find(mark)) >= 0:
-            return at + found
-        if len(data) < 1 << 16:
-            return -1
-        at, data = at + len(data) - len(mark) + 1, data[1 - len(mark) :]
-    return at

@@ -8,13 +8,13 @@ from .containers import (
     Container,
     Source,
     exact_duration,
-    links,
     name_of,
     opened,
     stated_duration,
     tracks,
 )
 from .errors import AudioError
+from .links import links
 from .log import logger
 from .pcm import Samples
 from .track import Loss, Track
@@ -55,7 +55,7 @@ def blocks(source: Source) -> Iterator[Samples]:
     with links(source) as parts:
         for part in parts:
             try:
-                track, stated = yield from _heard(part, name)
+                track, length = yield from _heard(part, name)
             except AudioError:
                 if len(parts) == 1:
                     raise
@@ -63,6 +63,7 @@ def blocks(source: Source) -> Iterator[Samples]:
             else:
                 loss.join(track.loss, position)
                 position += track.position
+                stated += length or track.position
     if complaint := _complaint(loss, position, stated):
         raise AudioError(f"{name}: {complaint}")
 
