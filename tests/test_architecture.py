@@ -13,12 +13,14 @@ from livekit.plugins import whisper
 ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
-    {"version", "build", "log", "errors", "types"},
-    {"languages"},
+    {"version", "build", "log", "errors"},
+    {"languages", "pcm", "containers", "machine", "packages"},
+    {"timeline", "links"},
+    {"track"},
+    {"media"},
+    {"audio"},
+    {"types"},
     {
-        "machine",
-        "packages",
-        "audio",
         "config",
         "model_files",
         "formats",

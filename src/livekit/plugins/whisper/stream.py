@@ -16,6 +16,7 @@ from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGive
 from .ahead import Ahead, Guess, StreamOptions, succeeded
 from .api import api_errors, given
 from .log import logger
+from .pcm import Mixer, to_float, to_int16
 from .segmenter import Segmenter, ends_quietly
 from .steering import Steering
 from .types import SAMPLE_RATE, Utterance
@@ -84,6 +85,7 @@ class WhisperStream(stt.RecognizeStream):
         )
         self._owed: asyncio.Queue[_Owed | None] = asyncio.Queue()
         self._unanswered = 0
+        self._mixer: Mixer | None = None
         self._owner_decodes = decode == owner.recognize
         self._failure: Exception | None = None
         self._open = False  # between START_OF_SPEECH and END_OF_SPEECH
@@ -98,8 +100,10 @@ class WhisperStream(stt.RecognizeStream):
     def push_frame(self, frame: rtc.AudioFrame) -> None:
         """Takes in a frame; several channels are mixed down (LiveKit's resampler is mono)."""
         if frame.num_channels > 1:
+            if self._mixer is None or self._mixer.channels != frame.num_channels:
+                self._mixer = Mixer([1.0] * frame.num_channels)
             data = np.frombuffer(frame.data, np.int16).reshape(-1, frame.num_channels)
-            mono = data.mean(axis=1).astype(np.int16)
+            mono = to_int16(self._mixer.mix(to_float(data)))
             frame = rtc.AudioFrame(mono.tobytes(), frame.sample_rate, 1, len(mono))
         super().push_frame(frame)
 
