@@ -97,6 +97,7 @@ def here(
 ) -> Here:
     """The command, run in this process, with the real weights as its model."""
     monkeypatch.setenv("STT_MODEL", CT2_REFERENCE)
+    monkeypatch.setenv("STT_LANGUAGE", "en")
     return Here(monkeypatch, capsys)
 
 

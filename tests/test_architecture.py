@@ -30,7 +30,8 @@ LAYERS = [
         "steering",
         "engines.phrases",
     },
-    {"downloads"},
+    {"downloads", "inputs"},
+    {"outputs"},
     {
         "models",
         "segmenter",
@@ -57,6 +58,7 @@ LAYERS = [
     {"adapter"},
     {"factory"},
     {"live", "load"},
+    {"transcribing"},
     {"__init__", "cli"},
     {"host"},
 ]

@@ -20,7 +20,7 @@ from tests.support.weights import CT2_REFERENCE, REFERENCES, recordings
 
 SAID = "He might even have been made amiable himself."
 SPEECH = recordings()[4]
-MODEL = {"STT_MODEL": CT2_REFERENCE}
+MODEL = {"STT_MODEL": CT2_REFERENCE, "STT_LANGUAGE": "en"}
 
 
 def test_every_format_of_audio_and_bad_files_among_the_good(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def _add_operation(app: FastAPI, state: HostState) -> None:
             "load": state.backend.load(),
             "queue": {urgency.name.lower(): n for urgency, n in state.backend.depth().items()},
             "requests": state.requests,
+            "waiting": sum(state.backend.depth().values()),
+            "served": state.served,
             "leases": state.leases.total(),
         }
 
@@ -199,6 +201,7 @@ def _add_work(app: FastAPI, state: HostState) -> None:
                 utterance = Utterance(sound, question.start, question.stream, urgency)
                 work = state.backend.transcribe(key, utterance, options)
                 transcript = await unless_gone(work, request.receive)
+        state.served += 1
         return JSONResponse(asdict(transcript))
 
     # The same without FastAPI, which describes it: whoever asks waits for less.
