@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import av
 import numpy as np
@@ -182,7 +182,7 @@ def loudness(samples: Samples) -> float:
 def _power(samples: Samples) -> Samples:
     """Mean square of each 0.1 s."""
     frames = samples[: len(samples) // CUT_FRAME * CUT_FRAME].reshape(-1, CUT_FRAME)
-    power: Samples = np.square(frames).mean(axis=1)
+    power: Samples = np.square(frames).mean(axis=1, dtype=np.float32)
     return power
 
 
@@ -291,7 +291,9 @@ def _open(
             raise AudioError(f"{name}: is empty (0 bytes)")
         source = f"file:{path}"  # else FFmpeg takes a name with a colon in it for an address
     try:
-        container = av.open(source, mode="r", metadata_errors="ignore")
+        # PyAV 19 never fails at a tag, and has no such argument.
+        tags: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+        container = av.open(source, mode="r", **tags)
     except PermissionError as exc:
         raise AudioError(f"{name}: may not be read; check its permissions") from exc
     except (av.FFmpegError, OSError) as exc:
