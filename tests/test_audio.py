@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 from livekit import rtc
 from livekit.plugins.whisper import audio
 from livekit.plugins.whisper.errors import AudioError
+from numpy.typing import NDArray
 
 from tests.support import audio as make
 from tests.support.audio import A_TONE, assert_is_the_tone
@@ -65,7 +66,7 @@ def test_how_samples_are_cut_into_frames_changes_nothing(
 ) -> None:
     samples = np.random.default_rng(seed).integers(-32768, 32767, (count, channels), np.int16)
 
-    def frame(part: np.ndarray[tuple[int, int], np.dtype[np.int16]]) -> rtc.AudioFrame:
+    def frame(part: NDArray[np.int16]) -> rtc.AudioFrame:
         return rtc.AudioFrame(part.tobytes(), rate, channels, len(part))
 
     bounds = [0, *sorted(min(cut, count) for cut in cuts), count]
