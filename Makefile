@@ -80,6 +80,7 @@ lock: $(VENV)/.created | $(filter $(BIN)/uv,$(UV)) ## Write requirements/*.txt f
 	$(COMPILE) pyproject.toml --extra faster-whisper --group demo -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --extra faster-whisper --group build -c requirements/dev.txt -o requirements/host.txt
 	$(COMPILE) pyproject.toml --extra faster-whisper --group quick -c requirements/dev.txt -o requirements/quick.txt
+	rm -f requirements/lowest.txt # else its versions would be kept where a bound has been lowered
 	$(COMPILE) pyproject.toml --extra faster-whisper --group quick --resolution lowest-direct -o requirements/lowest.txt
 	$(COMPILE) --group uv -o requirements/uv.txt
 
