@@ -6,6 +6,7 @@ The real clients run, `huggingface_hub` and openai-whisper's own, against a hub 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,85 @@ def test_damage_to_the_cache_is_found_and_mended(kind: Kind, harm: str, hub: Hub
         resolve(kind.engine, kind.reference, offline=True)
     assert resolve(kind.engine, kind.reference).verified
     assert file.read_bytes() == data
+
+
+# What is here already, at another commit
+
+
+OTHER = "b" * 40
+
+
+@pytest.fixture
+def other_commit(hub: Hub, tmp_path: Path) -> Hub:
+    """A hub that cannot be reached, after another commit of tiny.en than the pinned was fetched."""
+    hub.add(REPOSITORY, small_model(tmp_path / "other"), OTHER)
+    resolve(CT2, "tiny.en", OTHER)
+    hub.close()
+    return hub
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_other_commit_is_used_where_the_hub_cannot_be_asked(
+    other_commit: Hub, offline: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        files = resolve(CT2, "tiny.en", offline=offline)
+    assert files.path.name == OTHER
+    assert files.verified
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"commit {PINNED} is not on this machine" in told
+    assert f"commit {OTHER} is here and is used" in told
+    assert f"STT_REVISION={OTHER}" in told
+
+
+@pytest.mark.parametrize("revision", [PINNED, "main", "v2"])
+def test_other_commit_is_not_used_where_one_was_chosen(other_commit: Hub, revision: str) -> None:
+    with pytest.raises(ModelNotFound, match="is not on this machine"):
+        resolve(CT2, "tiny.en", revision, offline=True)
+    with pytest.raises(DownloadError, match="is not on this machine"):
+        resolve(CT2, "tiny.en", revision)
+
+
+def test_pinned_commit_is_fetched_where_the_hub_answers(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.add(REPOSITORY, small_model(tmp_path / "other"), OTHER)
+    resolve(CT2, "tiny.en", OTHER)
+    hub.add(REPOSITORY, small_model(tmp_path / "pinned"), PINNED)
+    assert resolve(CT2, "tiny.en").path.name == PINNED
+    assert not caplog.records
+
+
+def test_of_several_commits_the_branch_s_newest_is_used(hub: Hub, tmp_path: Path) -> None:
+    for commit, revision in (("c" * 40, "main"), (OTHER, OTHER)):
+        hub.add("acme/torch", small_checkpoint(tmp_path / commit / "tiny.en.pt").parent, commit)
+        resolve(TORCH, "acme/torch", revision)
+    hub.close()
+    assert resolve(TORCH, "acme/torch").path.parent.name == "c" * 40
+    (home,) = (tmp_path / "home").rglob("refs")
+    (home / "main").unlink()
+    assert resolve(TORCH, "acme/torch", offline=True).path.parent.name == OTHER
+
+
+def test_half_of_another_commit_is_not_used(other_commit: Hub, tmp_path: Path) -> None:
+    (half,) = (tmp_path / "home").rglob(f"snapshots/{OTHER}/config.json")
+    half.unlink()
+    with pytest.raises(ModelNotFound, match="is not on this machine"):
+        resolve(CT2, "tiny.en", offline=True)
+    with pytest.raises(DownloadError, match="is not on this machine"):
+        resolve(CT2, "tiny.en")
+
+
+# Where they are kept
+
+
+@downloaded
+def test_place_that_cannot_be_written_is_named_and_not_the_network(
+    kind: Kind, hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("a file, where a folder is needed")
+    with pytest.raises(DownloadError, match=r"cannot be kept in .*home.*set HF_HOME and XDG_CACHE"):
+        resolve(kind.engine, kind.reference)
 
 
 async def test_failed_load_is_not_kept_and_the_next_one_transcribes(

@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from livekit.plugins.whisper.errors import AudioError
-from livekit.plugins.whisper.host.wire import MAX_SECONDS, decode_audio, encode_audio
+from livekit.plugins.whisper.errors import AudioError, EngineError
+from livekit.plugins.whisper.host.wire import (
+    MAX_SECONDS,
+    decode_audio,
+    decode_error,
+    encode_audio,
+    encode_error,
+)
 from livekit.plugins.whisper.types import SAMPLE_RATE, Audio
 
 
@@ -22,15 +28,21 @@ def test_sound_of_16_bits_goes_as_16_bits(
     assert np.array_equal(decode_audio(bytes(data), kind).samples, sound)
 
 
-@given(arrays(np.float32, st.integers(0, 500), elements=st.floats(width=32)))
+@given(arrays(np.float32, st.integers(0, 500), elements=st.floats(-2, 2, width=32)))
 def test_sound_of_any_numbers_comes_back_the_same(
     sound: np.ndarray[tuple[int], np.dtype[np.float32]],
 ) -> None:
-    """Also what is out of range, or no number: the engine says so, in whatever process."""
+    """Also what is a little out of range."""
     data, kind = encode_audio(Audio(sound))
     back = decode_audio(bytes(data), kind).samples
     assert back.dtype == np.float32
-    assert np.array_equal(back, sound, equal_nan=True)
+    assert np.array_equal(back, sound)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e6])
+def test_what_is_no_sound_is_refused(value: float) -> None:
+    with pytest.raises(AudioError, match=r"no numbers|up to 1e\+06, where full scale is 1"):
+        decode_audio(np.full(10, value, "<f4").tobytes(), "f32le")
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("f32le", 32), ("s16le", 16)])
@@ -43,3 +55,12 @@ def test_too_much_sound_is_refused_in_either_format() -> None:
     count = int(MAX_SECONDS * SAMPLE_RATE) + 1
     with pytest.raises(AudioError, match="send it in parts"):
         decode_audio(bytes(2 * count), "s16le")
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_whether_trying_again_helps_comes_back_the_same(retryable: bool) -> None:
+    error = EngineError("decoding failed")
+    error.retryable = retryable
+    back = decode_error(encode_error(error))
+    assert isinstance(back, EngineError)
+    assert back.retryable is retryable

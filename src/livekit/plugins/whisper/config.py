@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .languages import parse_language
 from .log import logger
 from .types import DecodeOptions, Limits, ModelKey, Task, Window
@@ -53,6 +52,24 @@ _NOT_INHERITED = {"provider", "fallback", "model", "revision", "compute_type"}
 
 def _parse_language(value: object) -> object:
     return parse_language(value) if isinstance(value, str) else value
+
+
+def _parse_secret(value: object, info: ValidationInfo) -> object:
+    """A token that can be the header of a request."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value().strip()
+    if not isinstance(value, str):
+        return value
+    if any(ord(each) < 32 or ord(each) == 127 for each in value):
+        raise ValueError("has a line break or another control character in it; allowed: one line")
+    try:
+        value.encode("ascii" if info.field_name == "api_key" else "utf-8")
+    except UnicodeEncodeError as exc:
+        raise ValueError(
+            f"has a character at position {exc.start} that is not {exc.encoding.upper()}: "
+            "it is sent as the header of a request"
+        ) from None
+    return value or None
 
 
 def _parse_fallback(value: object, info: ValidationInfo) -> object:
@@ -90,6 +107,7 @@ class STTConfig(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=".env",
+        env_file_encoding="utf-8-sig",  # some editors put a byte order mark before it
         env_ignore_empty=True,
         extra="forbid",
         frozen=True,
@@ -116,9 +134,9 @@ class STTConfig(BaseSettings):
     """`transcribe`, or `translate` into English."""
     beam_size: int = Field(default=1, ge=1, le=32)
     """Hypotheses kept while decoding; 1 is greedy and fastest."""
-    prompt: str | None = None
+    prompt: str | None = Field(default=None, repr=False)
     """Text that the speech continues, which steers spelling and style."""
-    hotwords: str | None = None
+    hotwords: str | None = Field(default=None, repr=False)
     """Words to favour (faster-whisper only)."""
     word_timestamps: bool = False
     """Whether transcripts carry the time of each word."""
@@ -148,13 +166,13 @@ class STTConfig(BaseSettings):
     """Seconds after which a model that nobody uses is given up; 0: never."""
     host: str | None = Field(default=None, pattern=r"^(unix:/.+|https?://[^/?#]+/?)$")
     """A host that you run yourself: `unix:/path` or `http://name:port`; None: the machine's own."""
-    host_token: SecretStr | None = None
+    host_token: Annotated[SecretStr | None, BeforeValidator(_parse_secret)] = None
     """What that host wants to be told."""
     host_idle: float = Field(default=300.0, ge=0.0)
     """Seconds after which the machine's own host ends when nobody uses it; 0: never."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server (provider `openai`)."""
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr | None, BeforeValidator(_parse_secret)] = None
     """Key for it (provider `openai`)."""
     fallback: Annotated[STTConfig | None, NoDecode, BeforeValidator(_parse_fallback)] = None
     """Takes over when this one fails: a provider's name, a mapping, or another `STTConfig`."""
@@ -166,6 +184,10 @@ class STTConfig(BaseSettings):
             raise ConfigError(_explain(exc)) from None
         except UnicodeDecodeError as exc:
             raise ConfigError(f".env: is not UTF-8 text ({exc}); save it as UTF-8") from exc
+        except OSError as exc:
+            raise ConfigError(
+                f".env: cannot be read ({exc.strerror}); let this user read it, or remove it"
+            ) from exc
         except RecursionError:
             raise ConfigError("fallback (STT_FALLBACK): contains itself") from None
 
@@ -228,6 +250,12 @@ class STTConfig(BaseSettings):
             idle=self.idle_timeout,
         )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        """Values come from files as well (Kubernetes), which end with a line break."""
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("host_idle")
     @classmethod
     def _check_host_idle(cls, value: float) -> float:
@@ -254,10 +282,10 @@ class STTConfig(BaseSettings):
         if not cls._reads_environment:
             return (init_settings,)
         dotenv = _DotEnv(settings_cls)
-        path = os.environ.get(CONFIG_FILE) or dotenv.config_file
+        path = os.environ.get(CONFIG_FILE, "").strip() or dotenv.config_file
         _warn_unknown(cls, os.environ, "the environment")
         _warn_unknown(cls, dotenv.env_vars, ".env")
-        file = (_file_source(settings_cls, Path(path).expanduser()),) if path else ()
+        file = (_file_source(settings_cls, Path(os.path.expanduser(path))),) if path else ()
         return (init_settings, env_settings, dotenv, *file)
 
 
@@ -310,8 +338,7 @@ def _without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _near(name: str) -> str:
     fields = [*STTConfig.model_fields]
-    near = difflib.get_close_matches(name, fields, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(fields)})"
+    return did_you_mean(name, fields) or f" (known: {', '.join(fields)})"
 
 
 _warned: set[str] = set()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from . import engines, models
+from . import engines, models, packages
 from .config import STTConfig
 from .errors import ModelNotFound, WhisperError
 from .types import ModelKey
@@ -43,6 +43,7 @@ def examine(providers: Sequence[str]) -> list[Finding]:
     Args:
         providers: the names that `provider` can have.
     """
+    engines.leave_removed_directory()
     findings = [
         Finding("ok", "Python", platform.python_version()),
         Finding("ok", "livekit-plugins-whisper", __version__),
@@ -87,8 +88,7 @@ def _engines() -> list[Finding]:
     findings = []
     for name, spec in engines.ENGINES.items():
         if not engines.installed(spec):
-            remedy = f'pip install "livekit-plugins-whisper[{spec.extra}]"'
-            findings.append(Finding("note", name, "not installed", remedy))
+            findings.append(_absent(name, spec))
             continue
         version = importlib.metadata.version(name)
         try:
@@ -100,6 +100,16 @@ def _engines() -> list[Finding]:
         else:
             findings.append(Finding("ok", name, f"{version}, {devices}"))
     return findings
+
+
+def _absent(name: str, spec: engines.EngineSpec) -> Finding:
+    try:
+        packages.require(spec.requires)
+    except WhisperError as exc:
+        if "in the way" in str(exc):
+            return Finding("bad", name, str(exc))
+    remedy = f'pip install "livekit-plugins-whisper[{spec.extra}]"'
+    return Finding("note", name, "not installed", remedy)
 
 
 def _devices(engine: str) -> str:

@@ -17,13 +17,13 @@ import importlib.util
 import os
 import re
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import ConfigError, DownloadError, MissingExtraError, ModelDamaged, ModelNotFound
+from . import downloads
+from .errors import ConfigError, ModelDamaged, ModelNotFound
 from .log import logger
-from .model_files import REQUIRED_FILES, SUMS, ModelFiles, check_files, is_complete
+from .model_files import ModelFiles, check_files
 
 PACKAGE = "package:"
 
@@ -78,10 +78,6 @@ CHECKPOINT_NAMES = (
 )  # fmt: skip
 """openai-whisper: the names that it knows (whisper `__init__.py`, `_MODELS`)."""
 
-HUB_TIMEOUT = 10.0
-"""Seconds until a hub that does not answer counts as absent."""
-HUB_PATTERNS = [*REQUIRED_FILES, "preprocessor_config.json", "vocabulary.*", SUMS]
-
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -123,7 +119,7 @@ def absolute(engine: str, reference: str) -> str:
         return reference if path.is_relative_to(sys.prefix) else str(path.absolute())
     if (not _is_path(reference) and not _local(reference)) or _is_hub(reference):
         return reference
-    return os.path.abspath(Path(reference).expanduser())
+    return os.path.abspath(os.path.expanduser(reference))
 
 
 def resolve(
@@ -153,11 +149,11 @@ def resolve(
 
     def fetch(force: bool) -> ModelFiles:
         if engine == "openai-whisper" and reference in CHECKPOINT_NAMES:
-            path = _checkpoint(reference, offline, force)
-            published = {path.name: _checkpoint_url(reference).split("/")[-2]}
-            return check_files(engine, path, reference, published)
-        path = _snapshot(engine, reference, revision, offline, force)
-        return check_files(engine, path, reference)
+            path, published = downloads.checkpoint(reference, offline, force)
+            return check_files(engine, path, reference, {path.name: published})
+        repository, pinned = HUB_REPOSITORIES.get(reference, (reference, None))
+        wanted = downloads.Wanted(engine, reference, repository, revision, pinned)
+        return check_files(engine, downloads.snapshot(wanted, offline, force), reference)
 
     try:
         return fetch(force=False)
@@ -210,104 +206,6 @@ def _package_path(reference: str) -> Path:
     raise ModelNotFound(f"model {reference!r}: package {name!r} has no {inner!r} in it")
 
 
-def _snapshot(
-    engine: str, reference: str, revision: str | None, offline: bool, force: bool
-) -> Path:
-    """The directory of a hub repository in the Hugging Face cache (HF_HOME, HF_TOKEN… apply)."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub import errors as hub
-
-    repository, pinned = HUB_REPOSITORIES.get(reference, (reference, None))
-    patterns = ["*.pt"] if engine == "openai-whisper" else HUB_PATTERNS
-    how = f"livekit-whisper models fetch {reference} --engine {engine}"
-
-    def download(local: bool) -> Path:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or pinned,
-                allow_patterns=patterns,
-                local_files_only=local,
-                force_download=force,
-            )
-        )
-
-    if not force:
-        try:
-            path = download(True)
-            if offline or is_complete(engine, path):
-                return path
-        except hub.LocalEntryNotFoundError:
-            if offline:
-                raise ModelNotFound(
-                    f"model {reference!r} is not on this machine; fetch it with: {how}"
-                ) from None
-        except hub.HFValidationError as exc:
-            raise ModelNotFound(f"model {reference!r}: is no name of a repository: {exc}") from None
-    try:
-        # Asked first because snapshot_download() retries for 23 s where there is no network.
-        HfApi().model_info(repository, revision=revision or pinned, timeout=HUB_TIMEOUT)
-        return download(False)
-    except hub.RepositoryNotFoundError:
-        raise ModelNotFound(
-            f"model {reference!r}: the hub has no repository {repository!r}, or it is private "
-            "(then set HF_TOKEN)"
-        ) from None
-    except hub.RevisionNotFoundError:
-        raise ModelNotFound(
-            f"model {reference!r}: repository {repository!r} has no revision {revision or pinned!r}"
-        ) from None
-    except Exception as exc:  # a connection error of whichever HTTP library the hub client uses
-        raise DownloadError(
-            f"model {reference!r}: is not on this machine, and could not be fetched from hub "
-            f"repository {repository!r} ({type(exc).__name__}: {_first_line(exc)}). Where there is "
-            f"a network, run: {how}; or give a local directory as the model"
-        ) from exc
-
-
-def _checkpoint(name: str, offline: bool, force: bool) -> Path:
-    """openai-whisper's own download, with its checksum, into its own cache folder."""
-    url = _checkpoint_url(name)
-    import whisper
-
-    cache = os.getenv("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    root = Path(cache, "whisper")
-    target = Path(root, url.rsplit("/", 1)[-1])
-    how = f"livekit-whisper models fetch {name} --engine openai-whisper"
-    if force:
-        target.unlink(missing_ok=True)
-    if target.is_file():
-        return target
-    if offline:
-        raise ModelNotFound(f"model {name!r} is not on this machine; fetch it with: {how}")
-    try:
-        # Asked first because openai-whisper waits without end for a server that does not answer.
-        with urllib.request.urlopen(
-            urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT
-        ):
-            pass
-        return Path(whisper._download(url, str(root), False))
-    except Exception as exc:
-        target.unlink(missing_ok=True)  # a part of a file must not look like a model
-        raise DownloadError(
-            f"model {name!r}: is not on this machine, and could not be downloaded "
-            f"({type(exc).__name__}: {_first_line(exc)}). Where there is a network, run: {how}; "
-            "or give a .pt file as the model"
-        ) from exc
-
-
-def _checkpoint_url(name: str) -> str:
-    try:
-        import whisper
-    except ImportError as exc:
-        raise MissingExtraError(
-            f"model {name!r}: openai-whisper is not installed; "
-            'run: pip install "livekit-plugins-whisper[openai-whisper]"'
-        ) from exc
-    url: str = whisper._MODELS[name]
-    return url
-
-
 def _record_sums(reference: str, folder: Path) -> Iterator[tuple[str, str]]:
     module = reference.removeprefix(PACKAGE).partition("/")[0].replace("-", "_")
     for name in importlib.metadata.packages_distributions().get(module, []):
@@ -316,7 +214,3 @@ def _record_sums(reference: str, folder: Path) -> Iterator[tuple[str, str]]:
             if inside and file.hash and file.hash.mode == "sha256":
                 padded = file.hash.value + "=" * (-len(file.hash.value) % 4)
                 yield file.name, base64.urlsafe_b64decode(padded).hex()
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().partition("\n")[0][:200]

@@ -6,14 +6,16 @@ Only the chosen engine is imported, and only when a model is loaded.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from ..errors import ConfigError, DeviceError, MissingExtraError
+from .. import packages
+from ..errors import ConfigError, DeviceError
+from ..log import logger
+from ..machine import cores as cores
 from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Transcript
 
@@ -108,7 +110,7 @@ def check(key: ModelKey) -> EngineSpec:
     Raises:
         ConfigError: no such engine, or not a number format of it.
         DeviceError: a GPU is asked for, and there is none.
-        MissingExtraError: its package is not installed.
+        MissingExtraError: its package is not installed, or another one is in its place.
     """
     spec = ENGINES.get(key.engine)
     if spec is None:
@@ -123,17 +125,13 @@ def check(key: ModelKey) -> EngineSpec:
             f"device (STT_DEVICE): {key.device!r}: this machine has no NVIDIA GPU, or no driver "
             "for it; choose cpu or auto"
         )
-    if not installed(spec):
-        raise MissingExtraError(
-            f"{key.engine} is not installed; "
-            f'run: pip install "livekit-plugins-whisper[{spec.extra}]"'
-        )
+    packages.require(spec.requires)
     return spec
 
 
 def installed(spec: EngineSpec) -> bool:
     """Whether an engine's package is there; does not import it."""
-    return importlib.util.find_spec(spec.requires) is not None
+    return packages.installed(spec.requires)
 
 
 def _may_have_gpu() -> bool:
@@ -158,8 +156,21 @@ def load(files: ModelFiles, key: ModelKey, *, threads: int = 0, workers: int = 0
         WhisperError: see `check` and `Loader`.
     """
     spec = check(key)
-    module = importlib.import_module(f"{__name__}.{spec.module}")
+    leave_removed_directory()
+    try:
+        module = importlib.import_module(f"{__name__}.{spec.module}")
+    except Exception as exc:  # a library of its own is missing, too old, or another one
+        raise packages.broken(spec.requires, exc) from exc
     return cast(Loader, module.load)(files, key, threads=threads, workers=workers)
+
+
+def leave_removed_directory() -> None:
+    """Intel's MKL ends the process that loads it where its working directory was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        logger.warning("the working directory was removed; it is %s from now on", os.sep)
+        os.chdir(os.sep)
 
 
 def plan(cores: int, workers: int = 0, threads: int = 0) -> tuple[int, int]:
@@ -178,11 +189,3 @@ def plan(cores: int, workers: int = 0, threads: int = 0) -> tuple[int, int]:
         if threads:
             workers = max(1, min(workers, cores // threads))
     return workers, threads or max(1, min(MAX_THREADS, cores // workers))
-
-
-def cores() -> int:
-    """How many this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ..model_files import ModelFiles
 from ..types import WINDOW_SECONDS, Audio, DecodeOptions, ModelKey, Segment, Task
 from . import cores, plan
 from .decoding import WindowedEngine, split_by_timestamps, with_words
+from .devices import load_on, number_format
 from .features import FRAMES_PER_SECOND, Spectrogram, log_mel
 from .quality import Decoded, token_limit
 
@@ -29,6 +32,7 @@ PREPEND, APPEND = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 """Punctuation that belongs to the word after it, and before it."""
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 """What CTranslate2 needs of a processor for its AVX-512 code."""
+FORCE_ISA = "CT2_FORCE_CPU_ISA"
 BYTES = {"int8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "float32": 4}
 GPU_BATCH, SMALL_BATCH, LARGE_BATCH = 16, 8, 4
 SMALL = 100e6
@@ -216,39 +220,72 @@ class _Encoded:
 
 def load(files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> FasterWhisperEngine:
     """See `Loader`."""
-    if _has_fast_avx512():
-        # CTranslate2 never chooses it by itself; read when its first model is loaded.
-        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
-    device, index = _device(key.device)
-    # A GPU is shared by time: a second worker takes memory and adds nothing.
-    workers, threads = plan(cores(), workers or int(device == "cuda"), threads)
-    compute_type = key.compute_type
-    if compute_type == "auto":
-        compute_type = "float16" if device == "cuda" else "int8"
-    if compute_type != "default":
-        supported = ctranslate2.get_supported_compute_types(device)
-        if compute_type not in supported:
-            raise DeviceError(
-                f"compute_type (STT_COMPUTE_TYPE): {compute_type!r} is not supported on this "
-                f"{device}; allowed here: auto, default, {', '.join(sorted(supported))}"
+
+    def load_on_one(device: str, index: int) -> FasterWhisperEngine:
+        # A GPU is shared by time: a second worker takes memory and adds nothing.
+        several, each = plan(cores(), workers or int(device == "cuda"), threads)
+        if device == "cuda":
+            check_cudnn()
+        supported = ctranslate2.get_supported_compute_types(device, index)
+        try:
+            model = WhisperModel(
+                str(files.path),
+                device=device,
+                device_index=index,
+                compute_type=number_format(key.compute_type, supported, device),
+                cpu_threads=each,
+                num_workers=several,
+                local_files_only=True,
             )
+        except DeviceError:
+            raise
+        except Exception as exc:  # of whatever sort: its files are read by three libraries
+            raise ModelDamaged(f"{files.path}: cannot be loaded ({exc}); fetch it again") from exc
+        engine = FasterWhisperEngine(model, files.parameters, several)
+        engine.smoke()
+        return engine
+
+    with _fast_code():
+        return load_on(key.device, ctranslate2.get_cuda_device_count(), _use_gpu, load_on_one)
+
+
+def _use_gpu() -> None:
+    """Raises what CUDA says where there is no GPU that can be used, and as often as it is asked."""
+    ctranslate2.StorageView.from_array(np.zeros(1, np.float32)).to_device(ctranslate2.Device.cuda)
+
+
+def check_cudnn(libraries: Path | None = None) -> None:
+    """Looks for cuDNN, without which CTranslate2 before 4.8.1 ends the whole process.
+
+    Those have the first part of cuDNN with them, which looks for the others when it is used.
+
+    Args:
+        libraries: where they have it; None: beside the installed package.
+
+    Raises:
+        OSError: the other parts are not found.
+    """
+    folder = libraries or Path(ctranslate2.__file__).parent.with_name("ctranslate2.libs")
+    for part in folder.glob("libcudnn*.so.*"):
+        major = int(part.name.partition(".so.")[2].partition(".")[0])
+        ctypes.CDLL(f"libcudnn_ops{'' if major > 8 else '_infer'}.so.{major}")
+
+
+@contextmanager
+def _fast_code() -> Iterator[None]:
+    """Has CTranslate2 use AVX-512 where that is fast, which it never chooses by itself.
+
+    It reads the variable when its first model is loaded. It does not stay in the environment, which
+    says which host a process means.
+    """
+    ours = FORCE_ISA not in os.environ and _has_fast_avx512()
+    if ours:
+        os.environ[FORCE_ISA] = "AVX512"
     try:
-        model = WhisperModel(
-            str(files.path),
-            device=device,
-            device_index=index,
-            compute_type=compute_type,
-            cpu_threads=threads,
-            num_workers=workers,
-            local_files_only=True,
-        )
-    except Exception as exc:  # of whatever sort: its files are read by three libraries
-        if "out of memory" in str(exc).lower():
-            raise DeviceError(f"device (STT_DEVICE): {key.device!r}: {exc}") from exc
-        raise ModelDamaged(f"{files.path}: cannot be loaded ({exc}); fetch it again") from exc
-    engine = FasterWhisperEngine(model, files.parameters, workers)
-    engine.smoke()
-    return engine
+        yield
+    finally:
+        if ours:
+            os.environ.pop(FORCE_ISA, None)
 
 
 def _has_fast_avx512() -> bool:
@@ -261,16 +298,3 @@ def _has_fast_avx512() -> bool:
     except OSError:
         return False
     return "AuthenticAMD" in facts and set(facts.split()) >= AVX512
-
-
-def _device(wanted: str) -> tuple[str, int]:
-    name, _, index = wanted.partition(":")
-    count = ctranslate2.get_cuda_device_count()
-    if name == "auto":
-        return ("cuda" if count else "cpu"), 0
-    if name == "cuda" and int(index or 0) >= count:
-        raise DeviceError(
-            f"device (STT_DEVICE): {wanted!r}: this machine has {count} CUDA device(s) that "
-            "CTranslate2 can use; choose cpu or auto, or install the NVIDIA driver and CUDA"
-        )
-    return name, int(index or 0)

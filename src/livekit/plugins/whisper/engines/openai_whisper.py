@@ -12,11 +12,12 @@ import whisper
 from whisper.timing import add_word_timestamps
 from whisper.tokenizer import LANGUAGES, get_tokenizer
 
-from ..errors import DeviceError, ModelDamaged
+from ..errors import ModelDamaged
 from ..model_files import ModelFiles
 from ..types import Audio, DecodeOptions, ModelKey, Segment
 from . import cores, plan
 from .decoding import WindowedEngine, split_by_timestamps, with_words
+from .devices import load_on, torch_format
 from .quality import Decoded
 
 CPU_BATCH, GPU_BATCH = 4, 16
@@ -146,41 +147,25 @@ class OpenAIWhisperEngine(WindowedEngine):
 
 def load(files: ModelFiles, key: ModelKey, *, threads: int, workers: int) -> OpenAIWhisperEngine:
     """See `Loader`."""
-    device = _device(key.device)
-    on_gpu = device.startswith("cuda")
-    if key.compute_type == "float16" and not on_gpu:
-        raise DeviceError(
-            "compute_type (STT_COMPUTE_TYPE): 'float16' is not supported by openai-whisper on a "
-            "CPU; allowed here: auto, default, float32"
-        )
     _, threads = plan(cores(), 1, threads)
     torch.set_num_threads(threads)
-    try:
-        model = whisper.load_model(str(files.path), device=device)
-    except torch.cuda.OutOfMemoryError as exc:
-        raise DeviceError(f"device (STT_DEVICE): {key.device!r}: {exc}") from exc
-    except Exception as exc:  # a pickle, zip, key or shape error: whatever is wrong in the file
-        raise ModelDamaged(
-            f"{files.path}: is no openai-whisper checkpoint, or is damaged "
-            f"({type(exc).__name__}: {exc}); fetch it again"
-        ) from exc
-    if files.name in whisper._ALIGNMENT_HEADS:
-        model.set_alignment_heads(whisper._ALIGNMENT_HEADS[files.name])
-    if key.compute_type == "float16" or (on_gpu and key.compute_type == "auto"):
-        model = model.half()
-    engine = OpenAIWhisperEngine(model, threads)
-    engine.smoke()
-    return engine
 
+    def load_on_one(device: str, index: int) -> OpenAIWhisperEngine:
+        on_gpu = device == "cuda"
+        capability = torch.cuda.get_device_capability(index) if on_gpu else None
+        compute_type = torch_format(key.compute_type, capability)
+        try:
+            model = whisper.load_model(str(files.path), f"cuda:{index}" if on_gpu else "cpu")
+        except Exception as exc:  # a pickle, zip, key or shape error: whatever is wrong in the file
+            raise ModelDamaged(
+                f"{files.path}: is no openai-whisper checkpoint, or is damaged "
+                f"({type(exc).__name__}: {exc}); fetch it again"
+            ) from exc
+        if files.name in whisper._ALIGNMENT_HEADS:
+            model.set_alignment_heads(whisper._ALIGNMENT_HEADS[files.name])
+        engine = OpenAIWhisperEngine(model.half() if compute_type == "float16" else model, threads)
+        engine.smoke()
+        return engine
 
-def _device(wanted: str) -> str:
-    name, _, index = wanted.partition(":")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return "cuda" if count else "cpu"
-    if name == "cuda" and int(index or 0) >= count:
-        raise DeviceError(
-            f"device (STT_DEVICE): {wanted!r}: this machine has {count} CUDA device(s) that "
-            "PyTorch can use; choose cpu or auto, or install the NVIDIA driver"
-        )
-    return wanted
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return load_on(key.device, gpus, torch.cuda.init, load_on_one)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from .. import metrics
 from ..cache import CacheEntry
 from ..errors import ConfigError, WhisperError
-from ..languages import language_code
+from ..languages import parse_language
 from ..types import WINDOW_SECONDS, DecodeOptions, ModelKey, Task, Urgency, Utterance, Window
 from ..version import __version__
 from . import wire
@@ -83,7 +83,7 @@ class Question(Key):
 
     def to_options(self, request: Request) -> DecodeOptions:
         try:
-            language = language_code(self.language) if self.language else None
+            language = parse_language(self.language)
         except ValueError as exc:
             raise ConfigError(f"language: {exc}") from exc
         return DecodeOptions(
@@ -151,6 +151,8 @@ def _add_operation(app: FastAPI, state: HostState) -> None:
             "load": state.backend.load(),
             "queue": {urgency.name.lower(): n for urgency, n in state.backend.depth().items()},
             "requests": state.requests,
+            "waiting": sum(state.backend.depth().values()),
+            "served": state.served,
             "leases": state.leases.total(),
         }
 
@@ -199,6 +201,7 @@ def _add_work(app: FastAPI, state: HostState) -> None:
                 utterance = Utterance(sound, question.start, question.stream, urgency)
                 work = state.backend.transcribe(key, utterance, options)
                 transcript = await unless_gone(work, request.receive)
+        state.served += 1
         return JSONResponse(asdict(transcript))
 
     # The same without FastAPI, which describes it: whoever asks waits for less.

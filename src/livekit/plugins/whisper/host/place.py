@@ -26,17 +26,13 @@ from ..errors import ConfigError, HostUnavailable
 from ..types import Limits
 from ..version import __version__
 from . import wire
+from .environment import relevant
 
 IDLE_SECONDS = 300.0
 """How long a host stays that nobody uses."""
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 """The system's limit on the path of a Unix socket, in bytes."""
 
-_ENVIRONMENT = (
-    "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "HOME",
-)  # fmt: skip
-_PATHS = ("HF_HOME", "HF_HUB_CACHE", "PYTHONPATH", "XDG_CACHE_HOME")
-"""What decides which weights a name means, and where they run."""
 _PACKAGES = ("ctranslate2", "faster-whisper", "openai-whisper", "torch")
 
 
@@ -54,8 +50,7 @@ class HostSpec:
         """Twelve hexadecimal digits; another for another version, install or configuration."""
         facts = [
             wire.PROTOCOL, __version__, sys.prefix, list(sys.version_info), asdict(self),
-            [(name, os.environ.get(name)) for name in _ENVIRONMENT],
-            absolute_paths(), _versions(), BUILD,
+            relevant(), _versions(), BUILD,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -132,11 +127,21 @@ class Place:
 
 
 def directory() -> Path:
-    """Where this user's hosts are; checked by `Place.check`."""
+    """Where this user's hosts are; checked by `Place.check`.
+
+    Raises:
+        HostUnavailable: there is no place for them.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isabs(runtime) and os.access(runtime, os.W_OK):
         return Path(runtime) / "livekit-whisper"
-    return Path(tempfile.gettempdir()) / f"livekit-whisper-{os.getuid()}"
+    try:
+        return Path(tempfile.gettempdir()) / f"livekit-whisper-{os.getuid()}"
+    except FileNotFoundError as exc:
+        raise HostUnavailable(
+            "there is no temporary directory that can be written to, for the host's socket; set "
+            "XDG_RUNTIME_DIR to a directory of your own, or STT_BACKEND=process"
+        ) from exc
 
 
 def places() -> list[Place]:
@@ -198,12 +203,3 @@ def _versions() -> tuple[str | None, ...]:
             return None
 
     return tuple(version(name) for name in _PACKAGES)
-
-
-def absolute_paths() -> dict[str, str]:
-    """Variables that hold paths, made absolute: a host has a working directory of its own."""
-    found = {name: os.environ[name] for name in _PATHS if os.environ.get(name)}
-    return {
-        name: os.pathsep.join(map(os.path.abspath, value.split(os.pathsep)))
-        for name, value in found.items()
-    }

@@ -18,8 +18,10 @@ from typing import Any
 
 from ..errors import HostUnavailable
 from ..log import logger
-from . import wire
-from .place import HostSpec, Place, Target, absolute_paths
+from ..machine import cores
+from . import orphans, wire
+from .environment import absolute_paths
+from .place import HostSpec, Place, Target
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 START_SECONDS = 60.0
@@ -55,7 +57,7 @@ def ask(
             connection.connect()
         except (FileNotFoundError, ConnectionRefusedError):
             return None
-        headers = {wire.TOKEN: f"Bearer {token}"} if token else {}
+        headers = {wire.TOKEN: f"Bearer {token}".encode()} if token else {}
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         found = json.loads(answer.read())
@@ -154,11 +156,15 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
             stdout=log,
             stderr=log,
             cwd=place.socket.parent,
-            env={**os.environ, **absolute_paths()},
+            # NumPy's threads, which nothing else limits, count the node's CPUs in a container.
+            env={"OPENBLAS_NUM_THREADS": str(cores()), **os.environ, **absolute_paths()},
             start_new_session=True,
         )
+    orphans.STARTED.add(child.pid)
     # It outlives us; while we live, somebody has to take note of its end.
-    threading.Thread(target=child.wait, name="whisper-host-reaper", daemon=True).start()
+    threading.Thread(
+        target=_note_end, args=(child,), name="whisper-host-reaper", daemon=True
+    ).start()
     while ask(place) is None:
         if (status := child.poll()) is not None and ask(place) is None:
             raise HostUnavailable(
@@ -172,6 +178,11 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
             )
         time.sleep(0.01)
     logger.info("[WHISPER-HOST] started pid=%d seconds=%.2f", child.pid, time.monotonic() - started)
+
+
+def _note_end(child: subprocess.Popen[bytes]) -> None:
+    child.wait()
+    orphans.STARTED.discard(child.pid)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..backend import LocalBackend
 from ..errors import HostUnavailable, WhisperError
 from ..log import logger
 from ..types import ModelKey
+from . import orphans
 from .app import create_app
 from .guard import MAX_CONNECTIONS, MAX_HEADERS
 from .listen import TcpListener, UnixListener
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path, spec = argv or sys.argv[1:]
     log_to_stderr()
     faulthandler.enable()
+    orphans.name_process()
     place, wanted = Place(Path(path)), HostSpec.from_json(spec)
     try:
         listener = UnixListener(place)
