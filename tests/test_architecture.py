@@ -13,7 +13,8 @@ from livekit.plugins import whisper
 ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
-    {"version", "build", "log", "errors", "types", "languages"},
+    {"version", "build", "log", "errors", "types"},
+    {"languages"},
     {
         "machine",
         "packages",
@@ -40,7 +41,7 @@ LAYERS = [
         "cutting",
     },
     {"engines.decoding"},
-    {"engines.faster_whisper", "engines.openai_whisper", "backend"},
+    {"engines.faster_whisper", "engines.openai_whisper", "backend", "checks"},
     {"host.wire", "host.state", "host.loop", "host.environment", "host.orphans"},
     {"host.place", "host.exchange"},
     {"host.process"},
@@ -48,12 +49,12 @@ LAYERS = [
     {"host.client", "host.app"},
     {"host.serve"},
     {"host.launch"},
-    {"api", "ahead", "doctor", "load", "sources", "screen", "host.commands"},
+    {"api", "ahead", "doctor", "sources", "screen", "host.commands"},
     {"stream"},
     {"stt"},
     {"adapter"},
     {"factory"},
-    {"live"},
+    {"live", "load"},
     {"__init__", "cli"},
     {"host"},
 ]

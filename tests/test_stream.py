@@ -193,7 +193,7 @@ async def test_close_in_mid_speech_and_in_mid_decode_leaves_nothing_behind(
     await stream.aclose()  # in mid-speech
     stream = adapter.stream()
     push(stream, SECOND, speech(4), SECOND)
-    while not stream._unanswered:  # type: ignore[attr-defined]
+    while not stream._unanswered:
         await asyncio.sleep(0)
     await stream.aclose()  # in mid-decode
     assert asyncio.all_tasks() == before
@@ -243,7 +243,7 @@ async def test_speech_that_begins_while_the_last_is_decoded_is_one_bracket(
     scripted.go.clear()
     async with WhisperStreamAdapter(stt=scripted, vad=vad).stream() as stream:
         push(stream, speech(4), SECOND, speech(1))
-        while not (len(scripted.heard) == 1 and stream._segmenter.speaking):  # type: ignore[attr-defined]
+        while not (len(scripted.heard) == 1 and stream._segmenter.speaking):
             await asyncio.sleep(0)
         scripted.go.set()
         push(stream, SECOND)

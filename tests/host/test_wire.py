@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from livekit.plugins.whisper.errors import AudioError
-from livekit.plugins.whisper.host.wire import MAX_SECONDS, decode_audio, encode_audio
+from livekit.plugins.whisper.errors import AudioError, EngineError
+from livekit.plugins.whisper.host.wire import (
+    MAX_SECONDS,
+    decode_audio,
+    decode_error,
+    encode_audio,
+    encode_error,
+)
 from livekit.plugins.whisper.types import SAMPLE_RATE, Audio
 
 
@@ -43,3 +49,12 @@ def test_too_much_sound_is_refused_in_either_format() -> None:
     count = int(MAX_SECONDS * SAMPLE_RATE) + 1
     with pytest.raises(AudioError, match="send it in parts"):
         decode_audio(bytes(2 * count), "s16le")
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_whether_trying_again_helps_comes_back_the_same(retryable: bool) -> None:
+    error = EngineError("decoding failed")
+    error.retryable = retryable
+    back = decode_error(encode_error(error))
+    assert isinstance(back, EngineError)
+    assert back.retryable is retryable

@@ -20,7 +20,7 @@ from . import engines, metrics, models
 from .batcher import Batcher
 from .cache import Cache, CacheInfo
 from .engines.decoding import shift
-from .errors import BackendClosed, EngineError, WhisperError
+from .errors import BackendClosed, EngineError, WhisperError, may_pass
 from .log import logger
 from .types import Audio, DecodeOptions, Limits, ModelKey, Transcript, Urgency, Utterance
 
@@ -176,11 +176,10 @@ class _Model:
                 load = partial(engines.load, threads=limits.threads, workers=limits.workers)
                 engine = loader.submit(load, files, key).result()
         except Exception as exc:
-            logger.error("[WHISPER-LOAD] key=%s failed: %s", key, exc)
             metrics.MODEL_LOADS.labels("failed").inc()
             if isinstance(exc, WhisperError):
                 raise
-            raise EngineError(f"{key}: cannot be loaded ({type(exc).__name__}: {exc})") from exc
+            raise _engine_error(f"{key}: cannot be loaded", exc) from exc
         seconds = time.perf_counter() - started
         metrics.MODEL_LOADS.labels("loaded").inc()
         metrics.MODEL_LOAD_SECONDS.observe(seconds)
@@ -243,7 +242,7 @@ def _decode(engine: engines.Engine, name: str, jobs: Sequence[_Job]) -> list[Tra
     except WhisperError:
         raise
     except Exception as exc:
-        raise EngineError(f"decoding failed ({type(exc).__name__}: {exc})") from exc
+        raise _engine_error("decoding failed", exc) from exc
     finally:
         metrics.BATCH_SIZE.labels(name).observe(len(jobs))
         metrics.DECODE_SECONDS.labels(name).observe(time.perf_counter() - started)
@@ -254,6 +253,12 @@ def _decode(engine: engines.Engine, name: str, jobs: Sequence[_Job]) -> list[Tra
                 f"engine returned speech up to {end:.2f} s for {audio.duration:.2f} s of audio"
             )
     return results
+
+
+def _engine_error(what: str, exc: Exception) -> EngineError:
+    error = EngineError(f"{what} ({type(exc).__name__}: {exc})")
+    error.retryable = may_pass(exc)
+    return error
 
 
 def _count_wait(urgency: int, seconds: float) -> None:

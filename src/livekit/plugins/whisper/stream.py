@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from livekit import rtc
@@ -19,6 +19,9 @@ from .log import logger
 from .segmenter import Segmenter, ends_quietly
 from .steering import Steering
 from .types import SAMPLE_RATE, Utterance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PREFIX_PADDING_SECONDS = 0.5
 """How much before the speech is decoded with it, where the VAD brings no audio of its own."""
@@ -84,6 +87,13 @@ class WhisperStream(stt.RecognizeStream):
         self._owner_decodes = decode == owner.recognize
         self._failure: Exception | None = None
         self._open = False  # between START_OF_SPEECH and END_OF_SPEECH
+
+    async def __aenter__(self) -> Self:  # LiveKit's says no more than that it is some stream
+        return self
+
+    def __repr__(self) -> str:
+        given = f", language={self._language!r}" if utils.is_given(self._language) else ""
+        return f"{type(self).__name__}({self._stt!r}{str(self._steering) or given})"
 
     def push_frame(self, frame: rtc.AudioFrame) -> None:
         """Takes in a frame; several channels are mixed down (LiveKit's resampler is mono)."""

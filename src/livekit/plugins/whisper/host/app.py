@@ -18,7 +18,7 @@ from starlette.routing import Route
 from .. import metrics
 from ..cache import CacheEntry
 from ..errors import ConfigError, WhisperError
-from ..languages import language_code
+from ..languages import parse_language
 from ..types import WINDOW_SECONDS, DecodeOptions, ModelKey, Task, Urgency, Utterance, Window
 from ..version import __version__
 from . import wire
@@ -83,7 +83,7 @@ class Question(Key):
 
     def to_options(self, request: Request) -> DecodeOptions:
         try:
-            language = language_code(self.language) if self.language else None
+            language = parse_language(self.language)
         except ValueError as exc:
             raise ConfigError(f"language: {exc}") from exc
         return DecodeOptions(

@@ -92,6 +92,7 @@ class Lease(Response):
             try:
                 there = await self._beating(self._state.backend.prewarm(self._key), receive, send)
             except WhisperError as exc:
+                logger.error("[WHISPER-LOAD] key=%s failed: %s", self._key, exc)
                 return await self._say(send, counted(exc), more=False)
             await self._say(send, {"loaded": True, "there": there})
             await self._beating(self._state.draining.wait(), receive, send)

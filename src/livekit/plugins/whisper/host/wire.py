@@ -145,7 +145,9 @@ def decode_error(raw: object) -> WhisperError:
     kind = _BY_CODE.get(str(found.get("code")), EngineError)
     if kind is Overloaded:
         return Overloaded(found["message"], float(found.get("retry_after", 1.0)))
-    return kind(found["message"])
+    error = kind(found["message"])
+    error.retryable = bool(found.get("retryable", kind.retryable))
+    return error
 
 
 def _all(kind: type[WhisperError]) -> Iterator[type[WhisperError]]:
