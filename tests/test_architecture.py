@@ -43,7 +43,7 @@ LAYERS = [
     {"engines.decoding"},
     {"engines.faster_whisper", "engines.openai_whisper", "backend", "checks"},
     {"host.wire", "host.state", "host.loop", "host.environment", "host.orphans"},
-    {"host.place", "host.exchange"},
+    {"host.place", "host.exchange", "host.answers"},
     {"host.process"},
     {"host.connection", "host.guard", "host.listen"},
     {"host.client", "host.app"},

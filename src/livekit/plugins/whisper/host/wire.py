@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -137,11 +137,17 @@ def encode_error(exc: WhisperError) -> dict[str, Any]:
     return {"error": found}
 
 
+def is_error(raw: object) -> bool:
+    """Whether it is what `encode_error` made."""
+    found = raw.get("error") if isinstance(raw, dict) else None
+    return isinstance(found, dict) and isinstance(found.get("message"), str)
+
+
 def decode_error(raw: object) -> WhisperError:
     """The same error, on the client's side; whatever else answers is an `EngineError`."""
-    found = raw.get("error") if isinstance(raw, dict) else None
-    if not isinstance(found, dict) or "message" not in found:
+    if not is_error(raw):
         return EngineError("what answers is no livekit-whisper host, or one of another version")
+    found = cast(dict[str, Any], raw)["error"]
     kind = _BY_CODE.get(str(found.get("code")), EngineError)
     if kind is Overloaded:
         return Overloaded(found["message"], float(found.get("retry_after", 1.0)))
