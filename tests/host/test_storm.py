@@ -66,7 +66,7 @@ async def test_hosts_that_are_always_killed_at_their_start_are_given_up(
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
         await asyncio.sleep(0.005)
-    with pytest.raises(HostUnavailable, match="2 hosts were killed at their start.* SIGKILL"):
+    with pytest.raises(HostUnavailable, match=r"2 hosts were killed at their start.* SIGKILL"):
         await joined
 
 

@@ -22,6 +22,14 @@ class NotNow(HostUnavailable):
     """What may pass within seconds; it says nothing of whether the host lives."""
 
 
+class Shortage(NotNow):
+    """This process has no more file descriptors: it cannot ask."""
+
+
+class Absent(HostUnavailable):
+    """Nobody listens at the address."""
+
+
 class Backoff:
     """Pauses between tries: each twice as long as the last, a random part of it left out.
 
@@ -77,23 +85,20 @@ def foreign(where: object, status: int, body: bytes) -> NotNow:
 
 
 def unanswered(where: object, exc: BaseException) -> HostUnavailable:
-    """The error for what a try to reach a host raised."""
+    """The error for what a try to reach a host raised: `Shortage`, `Absent`, or `NotNow`."""
     if is_shortage(exc):
-        return NotNow(
+        return Shortage(
             "this process has no more file descriptors for a connection to the host; "
             "raise the limit (ulimit -n), or find what leaves files open"
         )
-    said = str(exc) or "no answer in time"
-    return NotNow(f"host (STT_HOST): no host answers at {where} ({type(exc).__name__}: {said})")
+    absent = isinstance(exc, OSError) and exc.errno in (errno.ECONNREFUSED, errno.ENOENT)
+    said = f"{type(exc).__name__}: {str(exc) or 'no answer in time'}"
+    return (Absent if absent else NotNow)(f"host (STT_HOST): no host answers at {where} ({said})")
 
 
-def is_shortage(exc: BaseException | None) -> bool:
-    """Whether an exception, or what it is due to, is our own want of file descriptors."""
-    while exc is not None:
-        if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
+def is_shortage(exc: BaseException) -> bool:
+    """Whether it is our own want of file descriptors."""
+    return isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def is_end(exc: WhisperError) -> bool:
