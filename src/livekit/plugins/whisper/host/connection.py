@@ -108,8 +108,11 @@ class Connection:
         self._requests += 1
         try:
             return await self._transcribe(key, utterance, options)
-        except wire.NotLeased as exc:  # its lease was lost, or its host, and another one answers
-            failed: Exception = NotNow(f"{self.where}: {exc}")
+        except (
+            wire.NotLeased,
+            Absent,
+        ) as exc:  # its lease was lost, or its host, and another one answers
+            failed: Exception = NotNow(str(exc))
         except NotNow as exc:
             failed = exc
         except WhisperError as exc:

@@ -12,7 +12,7 @@ import aiohttp
 from ..errors import WhisperError
 from ..types import ModelKey
 from . import wire
-from .answers import Backoff, NotNow, Shortage, foreign, is_end, unanswered, understood
+from .answers import Absent, Backoff, NotNow, Shortage, foreign, is_end, unanswered, understood
 from .process import ANSWER_SECONDS
 
 LOADING_SECONDS = 1.5 * wire.BEAT_SECONDS
@@ -117,7 +117,7 @@ class Lease:
             try:
                 await self._watch(reading)
                 return reading.result()
-            except NotNow:
+            except (NotNow, Absent) as exc:
                 if self.open:
                     tries = Backoff(RENEW_SECONDS)
                 self.open = False
@@ -125,7 +125,7 @@ class Lease:
                 if isinstance(found, HostGone):
                     return found
                 if not self.loaded:
-                    raise
+                    raise NotNow(str(exc)) from exc
                 if (pause := tries.pause()) is None:
                     return HostGone(crashed=False)
             finally:
