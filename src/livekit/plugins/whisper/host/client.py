@@ -8,10 +8,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import metrics
 from ..backend import LocalBackend
@@ -19,11 +19,13 @@ from ..errors import AudioError, HostCrashed, HostUnavailable
 from ..log import logger
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
 from . import wire
-from .answers import Absent, Backoff, NotNow
+from .answers import Absent, Backoff, NotNow, is_shortage, unanswered
 from .connection import Connection, open_connection
 from .lease import HostGone, LeaseEnded
 from .loop import OwnLoop
 from .place import HostSpec, Place, Target
+
+T = TypeVar("T")
 
 CRASHES = 3
 """An utterance, or a model's load, during which so many hosts crash is likely their reason to."""
@@ -92,7 +94,7 @@ class HostBackend:
 
     async def prewarm(self, key: ModelKey) -> bool:
         """See `Backend.prewarm`."""
-        return await self._loop.run(self._prewarm(key))
+        return await self._run(lambda: self._prewarm(key))
 
     async def transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
@@ -104,13 +106,24 @@ class HostBackend:
             HostUnavailable: there is no host and no fallback.
             WhisperError: see `Backend.transcribe`.
         """
-        return await self._loop.run(self._transcribe(key, utterance, options))
+        return await self._run(lambda: self._transcribe(key, utterance, options))
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
         await self._loop.aclose(self._disconnect)
         if self._fallback:
             await self._fallback.aclose()
+
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs it on the loop, whose own start needs file descriptors."""
+        tries = _Tries(self._patience)
+        while True:
+            try:
+                return await self._loop.run(work())
+            except OSError as exc:
+                if not is_shortage(exc):
+                    raise
+                await tries.pause(unanswered("this machine", exc))
 
     async def _prewarm(self, key: ModelKey) -> bool:
         self.hold(key)  # nobody else's release ends the lease meanwhile
