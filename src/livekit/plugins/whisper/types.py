@@ -15,6 +15,9 @@ SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30.0
 """The longest audio that Whisper decodes at once, in seconds (Radford et al. 2022, section 2.2)."""
 
+MAX_TEXT = 2**20
+"""Bytes of a prompt, or of hotwords; engines use the last few hundred words."""
+
 Task = Literal["transcribe", "translate"]
 Window = Literal["adaptive", "full"]
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from .. import metrics
-from ..backend import LocalBackend
+from ..backend import LocalBackend, check_text
 from ..errors import AudioError, HostCrashed, HostUnavailable
 from ..log import logger
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
@@ -142,6 +142,7 @@ class HostBackend:
                 f"{utterance.audio.duration:.0f} s of audio; the host takes up to "
                 f"{wire.MAX_SECONDS:.0f} s at once: send it in parts, or set STT_BACKEND=process"
             )
+        check_text(options)
         # Other processes have streams of the same name.
         ours = replace(utterance, stream=utterance.stream and f"{self._name}-{utterance.stream}")
         tries = _Tries(self._patience)

@@ -129,10 +129,11 @@ class Connection:
     async def _transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
     ) -> Transcript:
-        query, headers = wire.request(key, utterance, options)
+        query, headers, text = wire.request(key, utterance, options)
         sound, query["samples"] = wire.encode_audio(utterance.audio)
         # At once if it is short: aiohttp sends a file in parts, and does other things between them.
-        body = sound if len(sound) <= AT_ONCE else io.BytesIO(sound)
+        whole = text + sound if text else sound
+        body = whole if len(whole) <= AT_ONCE else io.BytesIO(whole)
         try:
             async with self.post(
                 wire.TRANSCRIBE, params=query, headers=headers, data=body
