@@ -323,7 +323,7 @@ async def test_load_is_zero_when_idle_and_one_when_a_final_would_wait(
         waiting = [await start() for _ in range(60)]
         model = local._models.peek(TINY)
         assert model is not None
-        model.batcher._meter.seconds_per_item = 0.1
+        model.batcher._meter._seconds = {1: 0.1}
         assert local.load() == 1.0
         for each in waiting:
             each.cancel()

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from livekit.plugins.whisper.errors import AudioError, EngineError
+from livekit.plugins.whisper.errors import AudioError, ConfigError, EngineError
+from livekit.plugins.whisper.host import wire
 from livekit.plugins.whisper.host.wire import (
     MAX_SECONDS,
     decode_audio,
@@ -15,7 +16,9 @@ from livekit.plugins.whisper.host.wire import (
     encode_audio,
     encode_error,
 )
-from livekit.plugins.whisper.types import SAMPLE_RATE, Audio
+from livekit.plugins.whisper.types import SAMPLE_RATE, Audio, DecodeOptions, Utterance
+
+from tests.support.weights import TINY
 
 
 @given(arrays(np.int16, st.integers(0, 500)))
@@ -64,3 +67,27 @@ def test_whether_trying_again_helps_comes_back_the_same(retryable: bool) -> None
     back = decode_error(encode_error(error))
     assert isinstance(back, EngineError)
     assert back.retryable is retryable
+
+
+@given(st.text(max_size=300), st.text(max_size=300), st.binary(max_size=50))
+def test_text_before_the_samples_comes_back_the_same(
+    prompt: str, hotwords: str, samples: bytes
+) -> None:
+    options = DecodeOptions(prompt=prompt, hotwords=hotwords)
+    _, headers, text = wire.request(TINY, Utterance(Audio(np.zeros(0, np.float32))), options)
+    found, rest = wire.split_body(bytearray(text + samples), headers.get(wire.TEXT))
+    assert (found.get("prompt", ""), found.get("hotwords", "")) == (prompt, hotwords)
+    assert rest == samples
+
+
+@pytest.mark.parametrize(
+    ("size", "body"),
+    [
+        ("-1", b""), ("1", b""), ("x", b"{}"), ("\u0661", b"{}"), ("9" * 5000, b"{}"), ("", b"{}"),
+        ("2", b"[]"), ("3", b"{}"), ("1", b"{}"), ("9", b'{"no": 1}'), ("13", b'{"prompt": 1}'),
+        ("9", b"\xff" * 9), ("99999", b"[" * 99999),
+    ],
+)  # fmt: skip
+def test_wrong_text_before_the_samples_is_refused(size: str, body: bytes) -> None:
+    with pytest.raises(ConfigError, match="the text before the samples"):
+        wire.split_body(bytearray(body), size)

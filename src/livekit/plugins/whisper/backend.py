@@ -20,9 +20,18 @@ from . import engines, metrics, models
 from .batcher import Batcher
 from .cache import Cache, CacheInfo
 from .engines.decoding import shift
-from .errors import BackendClosed, EngineError, WhisperError, may_pass
+from .errors import BackendClosed, ConfigError, EngineError, WhisperError, may_pass
 from .log import logger
-from .types import Audio, DecodeOptions, Limits, ModelKey, Transcript, Urgency, Utterance
+from .types import (
+    MAX_TEXT,
+    Audio,
+    DecodeOptions,
+    Limits,
+    ModelKey,
+    Transcript,
+    Urgency,
+    Utterance,
+)
 
 BATCH_WINDOW = 0.005
 """Seconds that the first utterance of a batch waits for others: little against any decode."""
@@ -117,6 +126,7 @@ class LocalBackend:
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
     ) -> Transcript:
         """See `Backend.transcribe`."""
+        check_text(options)
         self.hold(key)
         try:
             model = await self._get(key)
@@ -161,6 +171,20 @@ class LocalBackend:
         if self._pid != os.getpid():
             raise BackendClosed("a model does not survive a fork; make the STT in the new process")
         return await self._models.aget(key, lambda: _Model(key, self.limits))
+
+
+def check_text(options: DecodeOptions) -> None:
+    """Refuses a prompt or hotwords that are far longer than an engine can use.
+
+    Raises:
+        ConfigError: see above.
+    """
+    for name, text in (("prompt", options.prompt), ("hotwords", options.hotwords)):
+        if text and (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_TEXT:
+            raise ConfigError(
+                f"{name} (STT_{name.upper()}): {size} bytes; at most {MAX_TEXT} (the engines use "
+                "the last few hundred words)"
+            )
 
 
 class _Model:

@@ -10,6 +10,9 @@ from .audio import SAMPLE_RATE as SAMPLE_RATE
 from .audio import WINDOW_SECONDS as WINDOW_SECONDS
 from .audio import Audio as Audio
 
+MAX_TEXT = 2**20
+"""Bytes of a prompt, or of hotwords; engines use the last few hundred words."""
+
 Task = Literal["transcribe", "translate"]
 Window = Literal["adaptive", "full"]
 
