@@ -25,7 +25,8 @@ server = AgentServer(
     setup_fnc=whisper.prewarm,
     num_idle_processes=1,  # each of them keeps a model warm
     job_executor_type=agents.JobExecutorType(os.getenv("AGENT_EXECUTOR", "process")),  # or: thread
-    load_fnc=lambda server: len(server.active_jobs) / 12,  # 0.7 is full: not so by loading a model
+    # 0.7 is full: by nine jobs, by a busy host, or for want of a model; not by loading one.
+    load_fnc=lambda server: max(len(server.active_jobs) / 12, whisper.load_fnc(cpu=False)),
     log_level="INFO",
 )
 

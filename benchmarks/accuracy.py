@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 from livekit.plugins.whisper import engines, models
 from livekit.plugins.whisper.audio import from_file
 from livekit.plugins.whisper.metrics import GATE_REDECODES
 from livekit.plugins.whisper.types import Audio, DecodeOptions, ModelKey, Transcript, Window
+from numpy.typing import NDArray
 
 from benchmarks.effort import Effort
 from benchmarks.process import forked
@@ -176,7 +178,7 @@ def _difference(full: Sequence[tuple[str, str]], adaptive: Sequence[tuple[str, s
     chance = np.random.default_rng(0)
     draws = chance.integers(len(full), size=(DRAWS, len(full)))
 
-    def rate(some: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    def rate(some: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
         wrong, words = some[chosen].sum(axis=-2).T
         return np.asarray(100 * wrong / words)
 

@@ -12,6 +12,7 @@ from livekit.agents import vad as agents_vad
 from livekit.plugins import silero, whisper
 from livekit.plugins.whisper import backend as backend_module
 from livekit.plugins.whisper import config as config_module
+from livekit.plugins.whisper import load as load_module
 from livekit.plugins.whisper import stt as stt_module
 from livekit.plugins.whisper.config import STTConfig
 
@@ -39,6 +40,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stray_hos
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(stray_hosts.runtime))
     monkeypatch.chdir(tmp_path)
     config_module._warned.clear()
+    load_module._told.clear()
+    monkeypatch.setattr(load_module, "_watch", None)
     monkeypatch.setattr(backend_module, "_process_backend", None)
     monkeypatch.setattr(stt_module, "shared_backend", _in_this_process)
 
@@ -57,6 +60,8 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     with Hosts() as found:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(found.runtime))
         yield found
+        if load_module._watch and load_module._watch.looking:
+            load_module._watch.looking.join(60)
 
 
 @pytest.fixture
@@ -92,6 +97,7 @@ def here(
 ) -> Here:
     """The command, run in this process, with the real weights as its model."""
     monkeypatch.setenv("STT_MODEL", CT2_REFERENCE)
+    monkeypatch.setenv("STT_LANGUAGE", "en")
     return Here(monkeypatch, capsys)
 
 

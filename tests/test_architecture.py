@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from livekit.plugins import whisper
 ROOT = Path(whisper.__file__).parent
 
 LAYERS = [
-    {"version", "build", "log", "errors", "types", "languages"},
+    {"version", "build", "log", "errors"},
+    {"languages", "pcm", "containers", "machine", "packages"},
+    {"timeline", "links"},
+    {"track"},
+    {"media"},
+    {"audio"},
+    {"types"},
     {
-        "machine",
-        "packages",
-        "audio",
         "config",
         "model_files",
         "formats",
@@ -27,7 +31,8 @@ LAYERS = [
         "steering",
         "engines.phrases",
     },
-    {"downloads"},
+    {"downloads", "inputs"},
+    {"outputs"},
     {
         "models",
         "segmenter",
@@ -40,20 +45,22 @@ LAYERS = [
         "cutting",
     },
     {"engines.decoding"},
-    {"engines.faster_whisper", "engines.openai_whisper", "backend"},
+    {"engines.faster_whisper", "engines.openai_whisper", "backend", "checks"},
     {"host.wire", "host.state", "host.loop", "host.environment", "host.orphans", "host.trust"},
-    {"host.place", "host.exchange"},
+    {"host.place", "host.exchange", "host.answers"},
     {"host.process"},
-    {"host.connection", "host.guard", "host.listen"},
+    {"host.lease", "host.guard", "host.listen"},
+    {"host.connection"},
     {"host.client", "host.app"},
     {"host.serve"},
     {"host.launch"},
-    {"api", "ahead", "doctor", "load", "sources", "screen", "host.commands"},
-    {"stream"},
+    {"api", "ahead", "sources", "screen", "host.commands"},
+    {"stream", "doctor"},
     {"stt"},
     {"adapter"},
     {"factory"},
-    {"live"},
+    {"live", "load"},
+    {"transcribing"},
     {"__init__", "cli"},
     {"host"},
 ]
@@ -118,6 +125,19 @@ def test_exported_names() -> None:
         "prewarm",
     ]  # fmt: skip
     assert all(hasattr(whisper, name) for name in whisper.__all__)
+
+
+def test_every_module_can_be_imported() -> None:
+    """Without a warning; openai-whisper's only where that is installed."""
+    names = [name for name in MODULES if name != "engines.openai_whisper" or find_spec("whisper")]
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    package = "livekit.plugins.whisper"
+    arguments = [package if name == "__init__" else f"{package}.{name}" for name in names]
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (out.returncode, out.stderr) == (0, "")
 
 
 def test_import_starts_no_thread_and_imports_no_engine() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -57,45 +55,16 @@ def test_name_with_a_colon_is_no_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "aac"), (".mkv", "libopus")])
 def test_picture_that_is_longer_than_the_sound(tmp_path: Path, suffix: str, codec: str) -> None:
     path = tmp_path / f"film{suffix}"
-    film(path, codec, seconds=6)
+    sound = make.Sound(codec, make.resample(A_TONE, 16000, 48000))
+    make.write_tracks(path, sound, seconds_of_picture=6)
     assert_is_the_tone(audio.from_file(path))
 
 
 def test_picture_without_sound(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
-    film(path, None, seconds=1)
+    make.write_tracks(path, seconds_of_picture=1)
     with pytest.raises(AudioError, match=r"film\.mp4: has no audio track"):
         audio.from_file(path)
-
-
-def film(path: Path, codec: str | None, seconds: int) -> None:
-    """A black picture, and A_TONE where there is a codec for it."""
-    with av.open(str(path), "w") as container:
-        picture = container.add_stream("mpeg4", rate=10)
-        assert isinstance(picture, av.VideoStream)
-        picture.width = picture.height = 64
-        picture.pix_fmt = "yuv420p"
-        packets: list[av.Packet[Any]] = []
-        if codec:
-            sound = container.add_stream(codec, rate=48000, layout="mono")
-            assert isinstance(sound, av.AudioStream)
-            packets += encoded(sound, make.resample(A_TONE, 16000, 48000), 48000)
-        for number in range(seconds * 10):
-            black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
-            black.pts = number
-            packets += picture.encode(black)
-        for packet in [*packets, *picture.encode(None)]:
-            container.mux(packet)
-
-
-def encoded(stream: av.AudioStream, samples: make.Samples, rate: int) -> Iterator[av.Packet[Any]]:
-    frame = av.AudioFrame.from_ndarray(
-        make.to_int16(samples).reshape(1, -1), format="s16", layout="mono"
-    )
-    frame.sample_rate, frame.pts = rate, 0
-    for ready in av.AudioResampler(stream.format, "mono", rate).resample(frame):
-        yield from stream.encode(ready)
-    yield from stream.encode(None)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -145,7 +114,7 @@ def bare_mp3(folder: Path, seconds: float, bit_rate: int) -> bytes:
         stream = container.add_stream("libmp3lame", rate=44100, layout="mono")
         assert isinstance(stream, av.AudioStream)
         stream.bit_rate = bit_rate
-        for packet in encoded(stream, make.tone(seconds, 44100), 44100):
+        for packet in make.encoded(stream, make.Sound("", make.tone(seconds, 44100), 44100)):
             container.mux(packet)
     return (folder / "bare.mp3").read_bytes()
 

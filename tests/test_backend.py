@@ -44,6 +44,7 @@ from livekit.plugins.whisper.types import (
     Utterance,
 )
 
+from tests.support.audio import no_numbers
 from tests.support.hosts import Hosts
 from tests.support.weights import TINY, joined_recordings, openai_tiny, recordings
 
@@ -93,7 +94,7 @@ async def test_options_are_honoured(contract: Backend, audio: Audio) -> None:
 
 
 async def test_audio_that_is_none_is_told(contract: Backend) -> None:
-    broken = Audio(np.full(16_000, np.nan, np.float32))
+    broken = no_numbers()
     with pytest.raises(AudioError, match="no numbers"):
         await contract.transcribe(TINY, Utterance(broken), OPTIONS)
     nothing = Audio(np.zeros(0, np.float32))
@@ -322,7 +323,7 @@ async def test_load_is_zero_when_idle_and_one_when_a_final_would_wait(
         waiting = [await start() for _ in range(60)]
         model = local._models.peek(TINY)
         assert model is not None
-        model.batcher._meter.seconds_per_item = 0.1
+        model.batcher._meter._seconds = {1: 0.1}
         assert local.load() == 1.0
         for each in waiting:
             each.cancel()
@@ -369,7 +370,7 @@ async def test_engine_that_fails_is_an_engine_error_and_stays_usable(
 async def test_one_bad_utterance_does_not_fail_those_of_its_batch(audio: Audio) -> None:
     local = LocalBackend()
     await local.prewarm(TINY)
-    bad = Audio(np.full(16_000, np.nan, np.float32))
+    bad = no_numbers()
     first, failed, last = await asyncio.gather(
         *(local.transcribe(TINY, Utterance(each), OPTIONS) for each in (audio, bad, audio)),
         return_exceptions=True,

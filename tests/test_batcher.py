@@ -335,6 +335,33 @@ def test_cancelled_items_make_room(make: Make, run: Run) -> None:
     assert results([*plugged, *kept]) == ["PLUG", "KEPT", "KEPT"]
 
 
+def test_retry_after_counts_that_a_full_batch_takes_little_more_than_one_item(
+    make: Make, run: Run
+) -> None:
+    clock = Clock()
+
+    def slow(items: Sequence[str]) -> Sequence[str]:
+        answer = run(items)
+        clock.set(clock() + 0.8 + 0.05 * len(items))
+        return answer
+
+    batcher = make(slow, max_batch=4, max_queue=16, clock=clock)
+    results([batcher.submit("alone", group="")])
+    for _ in range(2):  # one alone, then full batches
+        assert run.begun.acquire(timeout=LONG)
+        plugged = plug(batcher, run)
+        waiting = [batcher.submit("final", group="") for _ in range(16)]
+        with pytest.raises(Overloaded) as caught:
+            batcher.submit("refused", group="")
+        before = clock()
+        run.gate.set()
+        results([*plugged, *waiting])
+        for _ in range(3):
+            assert run.begun.acquire(timeout=LONG)
+    assert caught.value.retry_after == pytest.approx(clock() - before)
+    assert caught.value.retry_after == pytest.approx(0.85 + 4 * 1.0)
+
+
 def test_retry_after_and_delay_come_from_measured_time(make: Make, run: Run) -> None:
     clock = Clock()
 

@@ -49,7 +49,7 @@ def test_help_and_version(here: Here) -> None:
         ("--compute-type", "int9", "STT_COMPUTE_TYPE.*'int9'.*'int8'"),
         ("--beam-size", "0", "STT_BEAM_SIZE.*0.*greater than or equal to 1"),
         ("--threads", "-1", "STT_THREADS.*-1.*greater than or equal to 0"),
-        ("--format", "docx", "--format: 'docx': allowed: text, srt, vtt, json"),
+        ("--format", "docx", "--format: 'docx': allowed: text, txt, srt, vtt, tsv, json, all"),
         ("--output-dir", "a-file", "--output-dir: a-file is a file; name a folder"),
         ("--output-dir", "a-file/inside", "--output-dir: a-file/inside cannot be made"),
         ("--output-dir", "taken", "--output-dir: taken/sense_.*txt: Is a directory; name another"),
@@ -141,7 +141,7 @@ def test_two_files_for_one_name(here: Here) -> None:
         Path(folder).mkdir()
         make.write(Path(folder, "call.wav"), make.tone(0.5))
     error = here("transcribe", "-o", "out", "monday/call.wav", "tuesday/call.wav").error()
-    assert "--output-dir: two files would both be written to out/call.txt" in error
+    assert "monday/call.wav and tuesday/call.wav would both be written to out/call.wav" in error
     assert list(Path("out").iterdir()) == []
 
 
@@ -154,6 +154,12 @@ def test_transcripts_on_stdout_and_in_files(here: Here) -> None:
     assert (result.status, result.out) == (0, "")
     assert result.err == "[b] :x:.wav → deep/out/[b] :x:.vtt\n"
     assert SAID in Path("deep/out/[b] :x:.vtt").read_text()
+
+
+def test_models_are_listed_for_programs(here: Here, tmp_path: Path) -> None:
+    found = json.loads(here("models", "list", "--json").out)
+    assert [each["name"] for each in found] == list(HUB_REPOSITORIES)
+    assert {each["state"] for each in found} <= {"here", "not fetched", "damaged"}
 
 
 def test_models_are_listed_as_they_are(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from socketserver import StreamRequestHandler
 
+import av
 import pytest
+from livekit.plugins.whisper import audio, doctor
 
 from tests.support import audio as make
 from tests.support.command import Here, Result, run
@@ -25,6 +29,13 @@ def here(here: Here, monkeypatch: pytest.MonkeyPatch) -> Here:
     """The command, without a server."""
     monkeypatch.setenv("LIVEKIT_URL", NOWHERE)
     return here
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider elsewhere, so that no model is loaded."""
+    monkeypatch.setenv("STT_PROVIDER", "openai")
+    monkeypatch.setenv("STT_API_KEY", "none")
 
 
 def server(answer: bytes) -> AbstractContextManager[str]:
@@ -51,11 +62,14 @@ def test_all_is_well_beside_a_server(tmp_path: Path) -> None:
     with server(b"HTTP/1.0 200 OK\r\n\r\nOK") as url:
         result = run("doctor", environment={"STT_MODEL": CT2_REFERENCE, "LIVEKIT_URL": url})
     assert (result.status, result.err) == (0, "")
-    assert {line.split()[0] for line in result.out.splitlines()} == {"ok"}
+    lines = [line for line in result.out.splitlines() if line[:3] != "ok "]
+    # A microphone is the machine's affair.
+    assert " ".join(lines) in ("", finding(result, "microphone"))
     assert f"{url} answers (200)" in finding(result, "LiveKit server")
     assert "works (" in finding(result, f"model {CT2_REFERENCE}")
     for subject in ("Python", "livekit-plugins-whisper", "livekit-agents", "decoding", "host"):
         assert finding(result, subject)
+    assert finding(result, "sound files").endswith("has read one")
     assert "CPU computes in" in finding(result, "faster-whisper")
     assert "PyTorch" in finding(result, "openai-whisper")
 
@@ -114,6 +128,110 @@ def test_model_that_is_not_here(
     line = finding(result, "model small")
     assert line.startswith("bad")
     assert "→ livekit-whisper models fetch small --engine faster-whisper" in line
+
+
+def test_the_sound_that_is_read_is_a_tone() -> None:
+    made = make.tone(doctor.TONE_SECONDS)
+    read = audio.from_file(doctor.TONE).samples
+    assert len(read) == pytest.approx(len(made), abs=make.RATE // 100)
+    # Without its edges, where MP3 is imprecise.
+    assert read[1600:3200] == pytest.approx(made[1600:3200], abs=0.02)
+
+
+def unknown_pyav(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **given: object) -> None:
+        raise TypeError(f"open() got an unexpected keyword argument {next(iter(given))!r}")
+
+    monkeypatch.setattr(av, "open", refuse)
+
+
+def decoder_that_errs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quiet = make.write(tmp_path / "quiet.mp3", make.silence(doctor.TONE_SECONDS))
+    monkeypatch.setattr(doctor, "TONE", quiet)
+
+
+def decoder_that_stops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    short = make.write(tmp_path / "short.mp3", make.tone(doctor.TONE_SECONDS / 2))
+    monkeypatch.setattr(doctor, "TONE", short)
+
+
+@pytest.mark.parametrize(
+    ("breakage", "fact"),
+    [
+        (unknown_pyav, "TypeError: open() got an unexpected keyword argument 'mode'"),
+        (decoder_that_errs, "distorted"),
+        (decoder_that_stops, "0.15 s of a tone of 0.3 s"),
+    ],
+)
+@pytest.mark.usefixtures("no_model")
+def test_sound_files_that_cannot_be_read(
+    here: Here,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    breakage: Callable[[pytest.MonkeyPatch, Path], None],
+    fact: str,
+) -> None:
+    breakage(monkeypatch, tmp_path)
+    result = here("doctor")
+    assert result.status == 1
+    line = finding(result, "sound files")
+    assert line.startswith("bad")
+    assert f"PyAV {av.__version__} cannot read one" in line
+    assert fact in line
+    assert re.search(r'→ pip install --force-reinstall "av[<>=,0-9]+"$', line)
+
+
+@pytest.mark.parametrize(
+    ("module", "state", "fact", "remedy"),
+    [
+        (None, "note", "needs a package", "→ run: pip install sounddevice"),
+        (
+            "raise OSError('PortAudio library not found')",
+            "note",
+            "PortAudio library not found",
+            "→ install it (Debian: libportaudio2)",
+        ),
+        (
+            "class PortAudioError(Exception): ...\n"
+            "def query_devices(kind): raise PortAudioError('Error querying device -1')",
+            "note",
+            "no microphone is there (Error querying device -1)",
+            "→ connect one",
+        ),
+        (
+            "class PortAudioError(Exception): ...\n"
+            "def query_devices(kind): return {'name': 'Desk', 'default_samplerate': 48000.0}",
+            "ok",
+            "Desk",
+            "",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("no_model")
+def test_microphone(
+    here: Here,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    module: str | None,
+    state: str,
+    fact: str,
+    remedy: str,
+) -> None:
+    """As sounddevice says it; only `listen` wants one."""
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    if module is None:
+        monkeypatch.setitem(sys.modules, "sounddevice", None)
+    else:
+        (tmp_path / "sounddevice.py").write_text(module)
+        monkeypatch.syspath_prepend(str(tmp_path))
+    result = here("doctor")
+    sys.modules.pop("sounddevice", None)
+    assert result.status == 0
+    line = finding(result, "microphone")
+    assert line.startswith(state)
+    assert fact in line
+    assert remedy in line
+    assert ("→" in line) == bool(remedy)
 
 
 def test_fallback_is_looked_at_as_well(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def test_background_work_makes_nobody_busy() -> None:
     assert meter.idle == 0
     assert meter.busy(5.0) == 0.0
     meter.end(5.0)
-    assert meter.seconds_per_item == 5.0
+    assert meter.seconds(1) == 5.0
 
 
 def test_one_busy_worker_of_two_is_half() -> None:
@@ -217,7 +217,7 @@ def test_delay_counts_what_runs_and_what_waits() -> None:
     meter = Meter(workers=1)
     meter.begin(4, 0.0)
     meter.end(2.0)
-    assert meter.seconds_per_item == 0.5
+    assert meter.seconds(1) == 0.5
     assert meter.delay(0, 4, now=2.0) == 0.0
     assert meter.delay(3, 4, now=2.0) == 6.0
     meter.begin(2, 2.0)

@@ -19,8 +19,10 @@ from livekit.agents import (
     io,
     llm,
 )
+from livekit.agents import stt as agents_stt
 from livekit.agents import vad as agents_vad
 from livekit.plugins import whisper
+from livekit.plugins.whisper import WhisperStreamAdapter
 
 from tests.support.llm import Listener
 from tests.support.streams import SECOND, Samples, frames, speech, trimmed
@@ -51,16 +53,19 @@ class Microphone(io.AudioInput):
 
 @asynccontextmanager
 async def session(
-    vad: agents_vad.VAD, how: Any, samples: Samples
+    vad: agents_vad.VAD, how: Any, samples: Samples, *, heard: Any = None, agent: Any = None
 ) -> AsyncIterator[tuple[AgentSession[None], Microphone, list[tuple[str, str]]]]:
-    """One that hears this; and what happens in it: interim and final texts, questions."""
+    """One that hears this; and what happens in it: interim and final texts, questions.
+
+    With `heard`, it hears with that STT; with `agent`, the VAD is that agent's.
+    """
     happened: list[tuple[str, str]] = []
     config = whisper.STTConfig(model=TINY.model, backend="process")
-    heard = whisper.ProviderFactory.create_stt(config, vad)
+    heard = heard or whisper.ProviderFactory.create_stt(config, vad)
     turn_handling: Any = {"turn_detection": how, "interruption": {"mode": "vad"}}
     made: AgentSession[None] = AgentSession(
-        vad=vad, stt=heard, llm=Listener(lambda text: happened.append(("asked", text))),
-        turn_handling=turn_handling,
+        vad=None if agent else vad, stt=heard, turn_handling=turn_handling,
+        llm=Listener(lambda text: happened.append(("asked", text))),
     )  # fmt: skip
 
     def on_text(event: UserInputTranscribedEvent) -> None:
@@ -69,7 +74,7 @@ async def session(
     made.on("user_input_transcribed", on_text)
     microphone = Microphone(samples)
     made.input.audio = microphone
-    await made.start(Agent(instructions=""))
+    await made.start(agent or Agent(instructions=""))
     try:
         yield made, microphone, happened
     finally:
@@ -178,6 +183,56 @@ async def test_turn_is_heard_once_and_answered(vad: agents_vad.VAD, how: Any) ->
     if isinstance(how, Listening):
         done = [each.result() for each in how.predictions if not each.cancelled()]
         assert 0.0 <= done[-1].end_of_turn_probability <= 1.0
+
+
+@pytest.mark.parametrize("whose", ["session", "agent"])
+async def test_stt_without_a_vad_takes_the_sessions(
+    vad: agents_vad.VAD, caplog: pytest.LogCaptureFixture, whose: str
+) -> None:
+    """As other plugins are used; the words come as early as with `vad=`."""
+    stt = whisper.FasterWhisperSTT(TINY.model)
+    agent = Agent(instructions="", vad=vad) if whose == "agent" else None
+    async with session(vad, "vad", speech(2), heard=stt, agent=agent) as (_, microphone, happened):
+        await asyncio.wait_for(microphone.over.wait(), 60)
+    (final,) = [text for what, text in happened if what == "final"]
+    assert happened.index(("asked", final)) < happened.index(("final", final))
+    interims = [text for what, text in happened if what == "interim"]
+    assert any(text not in ("", final) for text in interims)
+    assert "StreamAdapter" not in caplog.text
+    assert not stt.capabilities.streaming  # outside of a session
+
+
+async def test_turn_committed_by_hand_is_heard_with_the_sessions_vad(vad: agents_vad.VAD) -> None:
+    """Its flush is answered at once, which a `StreamAdapter` of LiveKit's does not do."""
+    stt = whisper.FasterWhisperSTT(TINY.model)
+    async with session(vad, "manual", speech(4), heard=stt) as (made, microphone, happened):
+        answered = asyncio.Event()
+
+        def added(event: Any) -> None:
+            if event.item.role == "assistant":
+                answered.set()
+
+        made.on("conversation_item_added", added)
+        await asyncio.wait_for(microphone.over.wait(), 60)
+        made.commit_user_turn()
+        await asyncio.wait_for(answered.wait(), 60)
+    assert ("asked", SAID) in happened
+    assert made.history.messages()[0].text_content == SAID
+
+
+async def test_livekits_own_stream_adapter_is_warned_of_once(
+    vad: agents_vad.VAD, caplog: pytest.LogCaptureFixture
+) -> None:
+    stt = whisper.FasterWhisperSTT(TINY.model, prompt="private")
+    for _ in range(2):
+        agents_stt.StreamAdapter(stt=stt, vad=vad)
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "neither interim results nor a preflight" in warning
+    assert "FasterWhisperSTT(…, vad=vad)" in warning
+    assert "private" not in warning
+    whisper.ProviderFactory.create_stt({"stt_model": TINY.model}, vad)
+    WhisperStreamAdapter(stt=whisper.FasterWhisperSTT(TINY.model), vad=vad)
+    assert caplog.text.count("neither interim") == 1
 
 
 async def test_llm_is_asked_before_the_vad_is_sure(vad: agents_vad.VAD) -> None:

@@ -164,6 +164,20 @@ async def test_any_sample_rate_and_stereo(
     assert pooled_word_error_rate([(SAID, text(found))]) <= 0.25
 
 
+async def test_channels_that_cancel_each_other_out(
+    wrapped: stt.STT[str], vad: agents_vad.VAD
+) -> None:
+    sound = resample(np.concatenate([SECOND, speech(4), SECOND]), 48_000)
+    once = StreamOptions(preflight=0.0, interim_results=False)
+    async with WhisperStreamAdapter(stt=wrapped, vad=vad, options=once).stream() as stream:
+        for part in np.array_split(sound, len(sound) // 480):  # one wire of a microphone swapped
+            data = np.stack([part, -part], axis=1).tobytes()
+            stream.push_frame(rtc.AudioFrame(data, 48_000, 2, len(part)))
+        stream.end_input()
+        found = await events(stream)
+    assert pooled_word_error_rate([(SAID, text(found))]) <= 0.25
+
+
 async def test_silence_and_noise_give_no_words(stream: stt.RecognizeStream) -> None:
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 900, 5 * 16_000).astype(np.int16)
@@ -193,7 +207,7 @@ async def test_close_in_mid_speech_and_in_mid_decode_leaves_nothing_behind(
     await stream.aclose()  # in mid-speech
     stream = adapter.stream()
     push(stream, SECOND, speech(4), SECOND)
-    while not stream._unanswered:  # type: ignore[attr-defined]
+    while not stream._unanswered:
         await asyncio.sleep(0)
     await stream.aclose()  # in mid-decode
     assert asyncio.all_tasks() == before
@@ -243,7 +257,7 @@ async def test_speech_that_begins_while_the_last_is_decoded_is_one_bracket(
     scripted.go.clear()
     async with WhisperStreamAdapter(stt=scripted, vad=vad).stream() as stream:
         push(stream, speech(4), SECOND, speech(1))
-        while not (len(scripted.heard) == 1 and stream._segmenter.speaking):  # type: ignore[attr-defined]
+        while not (len(scripted.heard) == 1 and stream._segmenter.speaking):
             await asyncio.sleep(0)
         scripted.go.set()
         push(stream, SECOND)

@@ -91,7 +91,7 @@ async def test_forty_streams_given_up_at_random_leave_nothing_behind(adapter: Ad
         last = chance.choice([START, INTERIM, FINAL, END, None])
         way = chance.choice(["close", "cancel", "flush", "end"])
         stream = adapter.stream()
-        streams.extend(map(weakref.ref, (stream, stream._segmenter)))  # type: ignore[attr-defined]
+        streams.extend(map(weakref.ref, (stream, stream._segmenter)))
         async with stream:
             push(stream, sound[: chance.randrange(len(sound))])
             listening = asyncio.create_task(listen(stream, last))

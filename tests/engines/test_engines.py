@@ -279,7 +279,7 @@ def test_long_prompt_and_hotwords_leave_room_for_the_transcript(
 def test_samples_that_are_no_numbers_are_told(
     engine: Engine, speech: list[Audio], value: float
 ) -> None:
-    samples = speech[4].samples.copy()
-    samples[100] = value
+    audio = Audio(speech[4].samples.copy())
+    audio.samples[100] = value
     with pytest.raises(AudioError, match="no numbers"):
-        engine.transcribe([Audio(samples)], OPTIONS)
+        engine.transcribe([audio], OPTIONS)

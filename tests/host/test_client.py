@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from livekit import rtc
 from livekit.agents import APIConnectOptions
 from livekit.plugins import whisper
 from livekit.plugins.whisper import stt as stt_module
-from livekit.plugins.whisper.errors import HostUnavailable, Overloaded, Superseded
-from livekit.plugins.whisper.host import client
+from livekit.plugins.whisper.errors import ConfigError, HostUnavailable, Overloaded, Superseded
+from livekit.plugins.whisper.host import client, process, wire
 from livekit.plugins.whisper.host.client import HostBackend
 from livekit.plugins.whisper.host.place import HostSpec
 from livekit.plugins.whisper.types import (
+    MAX_TEXT,
     Audio,
     DecodeOptions,
     Limits,
@@ -98,6 +100,60 @@ async def test_configuration_chooses_where_models_live(hosts: Hosts, where: str)
     assert stt_module.shared_backend(config) is backend
 
 
+async def test_long_prompts_are_the_same_through_the_host_and_in_the_process(
+    hosts: Hosts, sound: Audio
+) -> None:
+    """What is private and long is in the body: headers end at 64 KiB."""
+    tail = "Marianne's abilities were quite equal to Elinor's. "
+    long = DecodeOptions(language="en", prompt="é" * (MAX_TEXT // 2 - len(tail)) + tail)
+    both = DecodeOptions(language="en", prompt=tail * 4000, hotwords="amiable " * 12_000)
+    over = DecodeOptions(language="en", prompt="x" * (MAX_TEXT + 1))
+    local = whisper.LocalBackend()
+    async with host_backend() as backend:
+        for options in (long, both):
+            heard = [
+                (await each.transcribe(TINY, Utterance(sound), options)).text
+                for each in (backend, local)
+            ]
+            assert heard[0] == heard[1] != ""
+        refusals = set()
+        for each in (backend, local):
+            with pytest.raises(
+                ConfigError, match=r"prompt \(STT_PROMPT\): 1048577 bytes"
+            ) as caught:
+                await each.transcribe(TINY, Utterance(sound), over)
+            refusals.add(str(caught.value))
+        assert len(refusals) == 1
+    await local.aclose()
+
+
+def test_every_refusal_has_one_shape(hosts: Hosts) -> None:
+    process.start_or_join(HostSpec())
+    wrong = [
+        ("POST", wire.LEASE, b"{", "application/json", 422),
+        ("POST", wire.LEASE, b'{"model": "\xff"}', "application/json", 400),
+        ("POST", wire.LEASE, b"[1]", "application/json", 422),
+        ("POST", wire.LEASE, b'{"model": 1, "x": 2}', "application/json", 422),
+        ("POST", wire.LEASE, b"", "text/plain", 422),
+        ("POST", wire.LEASE, b"[" * 60_000, "application/json", 400),
+        ("GET", wire.LEASE, b"", "text/plain", 405),
+        ("PUT", wire.TRANSCRIBE, b"", "text/plain", 405),
+        ("POST", wire.TRANSCRIBE + "?engine=faster-whisper", b"", "text/plain", 422),
+        ("GET", "/v1/nothing", b"", "text/plain", 404),
+        ("GET", "/", b"", "text/plain", 404),
+    ]
+    for method, path, body, kind, status in wrong:
+        caller = process._http(hosts.place, 10)
+        caller.request(method, path, body=body, headers={"Content-Type": kind})
+        answer = caller.getresponse()
+        found = json.loads(answer.read())
+        caller.close()
+        assert (answer.status, found.keys()) == (status, {"error"}), (path, body[:20], found)
+        assert found["error"].keys() == {"code", "message", "retryable"}
+        assert found["error"]["code"] == "config"
+        assert found["error"]["message"]
+
+
 async def test_ten_times_the_capacity(hosts: Hosts, sound: Audio) -> None:
     """Finals come, interims go, what is too much is refused at once, memory stays bounded."""
     queue = 8
@@ -159,7 +215,7 @@ def test_client_imports_no_server() -> None:
         """
         import sys
         from livekit.plugins import whisper
-        from livekit.plugins.whisper.host import client
+        from livekit.plugins.whisper.host import client, process, wire
         print(sorted({"fastapi", "uvicorn", "starlette", "ctranslate2"} & set(sys.modules)))
         """
     )
@@ -183,7 +239,8 @@ def test_load_fnc_is_the_hosts(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) ->
             for _ in range(40)
         ]
         await until(lambda: hosts.ask()["queue"]["final"] > 0)
-        busy = await asyncio.to_thread(whisper.load_fnc)
+        # A host that does not answer in time, on a machine that is busy besides, is asked again.
+        busy: float = await until(whisper.load_fnc)
         await until(lambda: hosts.ask()["load"] == 1.0)
         for each in several:
             each.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from livekit.plugins.whisper.host.place import Place
 from livekit.plugins.whisper.host.process import ask, owner_pid
 
 from tests.support.command import SCRIPT, Here, run
-from tests.support.hosts import Hosts, ended, until
+from tests.support.hosts import Hosts, Transcriber, ended, until
 from tests.support.weights import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,24 @@ def test_start_status_logs_stop(hosts: Hosts, here: Here) -> None:
     status = here("host", "status")
     assert status.status == 0
     assert f"pid={pid}" in status.out and "load=0.00" in status.out
+    assert "requests=0 (waiting 0, served 0)" in status.out
     assert "[WHISPER-HOST] serves" in here("host", "logs", "--lines", "5").out
     stopped = run("host", "stop")
     assert (stopped.status, stopped.out) == (0, f"stopped pid={pid}\n")
     assert owner_pid(Place(hosts.directory / "host.sock")) is None
     assert here("host", "stop").out == "no host runs\n"
+
+
+async def test_status_for_programs(hosts: Hosts, here: Here) -> None:
+    nothing = here("host", "status", "--json")
+    assert (nothing.status, nothing.out) == (3, "[]\n")
+    async with Transcriber([4]) as job:
+        job.go()
+        assert len(await job.finished()) == 1
+        (found,) = json.loads(here("host", "status", "--json").out)
+    assert (found["pid"], found["error"]) == (hosts.pid, None)
+    assert (found["requests"], found["waiting"], found["served"]) == (0, 0, 1)
+    assert found["address"] == f"unix:{hosts.place.socket}"
 
 
 async def test_run_serves_the_configured_model_in_the_foreground(hosts: Hosts) -> None:

@@ -223,8 +223,10 @@ async def test_other_version_is_refused_by_name(hosts: Hosts, tmp_path: Path) ->
     try:
         await until(lambda: place.socket.exists() and ask(place))
         backend = HostBackend(address=place)
-        with pytest.raises(HostUnavailable, match=r"protocol 99, this version 1: run the same"):
+        said = f"protocol 99, this version {wire.PROTOCOL}: run the same"
+        with pytest.raises(HostUnavailable, match=said) as caught:
             await backend.prewarm(TINY)
+        assert not caught.value.retryable
         await backend.aclose()
     finally:
         other.terminate()

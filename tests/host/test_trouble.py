@@ -17,7 +17,7 @@ import pytest
 from livekit.plugins import whisper
 from livekit.plugins.whisper import models
 from livekit.plugins.whisper.errors import HostCrashed
-from livekit.plugins.whisper.host import connection, process, wire
+from livekit.plugins.whisper.host import lease, process, wire
 from livekit.plugins.whisper.host.client import HostBackend
 from livekit.plugins.whisper.types import Audio, DecodeOptions, Utterance
 
@@ -38,7 +38,7 @@ def long() -> Audio:
 async def test_host_that_hangs_is_given_up_for_the_fallback(
     hosts: Hosts, sound: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "SILENT_SECONDS", 1.5 * wire.BEAT_SECONDS)
+    monkeypatch.setattr(lease, "SILENT_SECONDS", 1.5 * wire.BEAT_SECONDS)
     backend = HostBackend(fallback=whisper.LocalBackend())
     backend.hold(TINY)
     await backend.prewarm(TINY)

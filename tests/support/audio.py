@@ -5,12 +5,17 @@ Samples are float32 between -1 and 1, of shape (samples,) or (samples, channels)
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
+import av.container
 import numpy as np
 import pytest
 from livekit import rtc
@@ -67,6 +72,13 @@ def assert_is_the_tone(heard: Audio, seconds: float = 2.0) -> None:
     assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.3, rel=0.05)
 
 
+def no_numbers() -> Audio:
+    """A second that is no sound any more: what `Audio` refuses, put there afterwards."""
+    audio = Audio(silence(1.0))
+    audio.samples[:] = np.nan
+    return audio
+
+
 def white_noise(seconds: float, rate: int = RATE, level: float = 0.1, seed: int = 0) -> Samples:
     """Equal power at every frequency; `level` is its root mean square."""
     noise = np.random.default_rng(seed).standard_normal(round(seconds * rate))
@@ -119,6 +131,114 @@ def write(path: Path, samples: Samples, rate: int = RATE) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setparams((_channels(samples), 2, rate, 0, "NONE", ""))
         file.writeframes(to_int16(samples).tobytes())
+    return path
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A track of a file that `write_tracks` writes."""
+
+    codec: str
+    samples: Samples
+    rate: int = 48000
+    start: float = 0.0
+    """Where it begins (s)."""
+    gap_at: float = math.inf
+    """Where it is interrupted (s of its samples)."""
+    gap: float = 0.0
+    """How long for (s)."""
+    default: bool = False
+    """Whether players take it, if it is not the first."""
+
+
+def write_tracks(
+    path: Path, *sounds: Sound, seconds_of_picture: float = 0, options: dict[str, str] | None = None
+) -> Path:
+    """Writes tracks with their own times, and a black picture where there is to be one."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        packets: list[av.Packet[Any]] = []
+        for sound in sounds:
+            layout = {1: "mono", 2: "stereo", 6: "5.1"}[_channels(sound.samples)]
+            stream = container.add_stream(sound.codec, rate=sound.rate, layout=layout)
+            assert isinstance(stream, av.AudioStream)
+            setattr(stream, "disposition", int(sound.default))  # noqa: B010 (an int for PyAV 14)
+            packets += [_timed(packet, sound) for packet in encoded(stream, sound)]
+        packets += black_picture(container, seconds_of_picture)
+        for packet in sorted(packets, key=_time):
+            container.mux(packet)
+    return path
+
+
+def _time(packet: av.Packet[Any]) -> float:
+    assert packet.dts is not None
+    return float(packet.dts * packet.time_base)
+
+
+def _timed(packet: av.Packet[Any], sound: Sound) -> av.Packet[Any]:
+    assert packet.pts is not None and packet.dts is not None
+    time = float(packet.pts * packet.time_base)
+    late = sound.start + (sound.gap if time >= sound.gap_at else 0.0)
+    packet.pts += round(late / packet.time_base)
+    packet.dts += round(late / packet.time_base)
+    return packet
+
+
+def encoded(stream: av.AudioStream, sound: Sound) -> Iterator[av.Packet[Any]]:
+    """The packets of a track, from time 0 on."""
+    if not len(sound.samples):
+        return
+    layout = stream.layout.name
+    resampler = av.AudioResampler(stream.format, layout, sound.rate)
+    for start in range(0, len(sound.samples), 2000):
+        piece = to_int16(sound.samples[start : start + 2000])
+        frame = av.AudioFrame.from_ndarray(piece[np.newaxis], "s16", layout)
+        frame.sample_rate, frame.pts = sound.rate, start
+        for ready in resampler.resample(frame):
+            yield from stream.encode(ready)
+    yield from stream.encode(None)
+
+
+def black_picture(
+    container: av.container.OutputContainer, seconds: float
+) -> Iterator[av.Packet[Any]]:
+    """The packets of a picture, 10 times a second."""
+    if not seconds:
+        return
+    picture = container.add_stream("mpeg4", rate=10)
+    assert isinstance(picture, av.VideoStream)
+    picture.width = picture.height = 64
+    picture.pix_fmt = "yuv420p"
+    for number in range(round(seconds * 10)):
+        black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        black.pts = number
+        yield from picture.encode(black)
+    yield from picture.encode(None)
+
+
+def bursts(*starts: float, seconds: float, rate: int = 48000, hertz: float = 440.0) -> Samples:
+    """Silence with 0.3 s of a tone at each of `starts`."""
+    samples, burst = silence(seconds, rate), tone(0.3, rate, hertz)
+    for start in starts:
+        at = round(start * rate)
+        samples[at : at + len(burst)] = burst
+    return samples
+
+
+def heard_at(samples: Samples, rate: int = RATE) -> list[float]:
+    """Where something begins to sound after silence, in seconds, to 5 ms."""
+    size = rate // 200
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    loud = np.abs(frames).max(axis=1) > 0.05
+    filled = [bool(loud[max(0, i - 10) : i + 1].any()) for i in range(len(loud))]
+    return [i / 200 for i in range(len(loud)) if filled[i] and not (i and filled[i - 1])]
+
+
+def damage(path: Path, keep: float, size: int, seed: int = 0) -> Path:
+    """Writes random bytes over some of a file, from that share of it on."""
+    data = bytearray(path.read_bytes())
+    at = int(len(data) * keep)
+    data[at : at + size] = np.random.default_rng(seed).bytes(size)
+    path.write_bytes(data)
     return path
 
 

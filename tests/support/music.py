@@ -58,8 +58,8 @@ def _kick() -> _Sound:
 
 
 def _snare(chance: np.random.Generator) -> _Sound:
-    return chance.standard_normal(2_400) * np.exp(-np.arange(2_400) / 500)
+    return np.asarray(chance.standard_normal(2_400) * np.exp(-np.arange(2_400) / 500))
 
 
 def _hat(chance: np.random.Generator) -> _Sound:
-    return chance.standard_normal(800) * np.exp(-np.arange(800) / 150)
+    return np.asarray(chance.standard_normal(800) * np.exp(-np.arange(800) / 150))

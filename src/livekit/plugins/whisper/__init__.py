@@ -91,10 +91,10 @@ def prewarm(proc: JobProcess | None = None) -> None:
 
     The machine's host has it, loads it, or is started for it, all in the background.
 
-    The configuration is the environment's, as `STTConfig()` reads it. What is wrong with it is
-    logged, not raised: LiveKit would start one process after the other. Call
-    `ProviderFactory.cached_stt()` where the program starts to be told there; `create_stt` raises
-    it in any case.
+    The configuration is the environment's, as `STTConfig()` reads it. What is wrong with it, and
+    why its model cannot be had, is logged at once, not raised: LiveKit would start one process
+    after the other. `load_fnc` keeps jobs away meanwhile. Call `ProviderFactory.cached_stt()` where
+    the program starts to be told of wrong settings there; `create_stt` raises them in any case.
     """
     try:
         instance = ProviderFactory.cached_stt()

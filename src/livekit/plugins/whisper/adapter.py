@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from livekit.agents import (
     APIConnectionError,
@@ -23,6 +23,9 @@ from .steering import Steering
 from .stream import WhisperStream
 from .stt import LocalSTT, check_changes, push_turn
 from .types import Utterance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class WhisperStreamAdapter(stt.StreamAdapter):
@@ -77,12 +80,17 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         self._closing = weakref.finalize(self, _close, self._unsubscribe, on_close)
         self._closing.atexit = False
 
+    def __repr__(self) -> str:
+        chain = self._stt
+        members = chain._stt_instances if isinstance(chain, stt.FallbackAdapter) else [chain]
+        return f"{type(self).__name__}({', '.join(map(_shown, members))}{self._steering})"
+
     def stream(
         self,
         *,
         language: NotGivenOr[str] = NOT_GIVEN,
         conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
-    ) -> stt.RecognizeStream:
+    ) -> WhisperStream:
         """Opens a stream; frames may have any sample rate and any number of channels."""
         return WhisperStream(
             self,
@@ -164,6 +172,9 @@ class WhisperStreamAdapter(stt.StreamAdapter):
         with self._steering.asking():
             return await self._stt.recognize(buffer, language=language, conn_options=conn_options)
 
+    async def __aenter__(self) -> Self:  # LiveKit's says no more than that it is some STT
+        return self
+
     async def aclose(self) -> None:
         """Lets go of the shared STT, which stays warm for the next session."""
         if self._owns:
@@ -174,6 +185,11 @@ class WhisperStreamAdapter(stt.StreamAdapter):
 def _within(given: stt.STT[Any]) -> stt.STT[Any]:
     """What a handle of ours is a handle on."""
     return given._stt if isinstance(given, WhisperStreamAdapter) else given
+
+
+def _shown(member: stt.STT[Any]) -> str:
+    ours = isinstance(member, (LocalSTT, WhisperStreamAdapter))
+    return repr(member) if ours else f"{member.label}(model={member.model!r})"
 
 
 def _forward_weakly(source: stt.STT[Any], target: WhisperStreamAdapter) -> Callable[[], None]:

@@ -1,38 +1,40 @@
-"""Frames, PCM, or a file's bytes in any container → `Audio`, in memory.
-
-Decoding and resampling are FFmpeg's (through PyAV), the same for files and for frames.
-"""
+"""`Audio`, the sound that engines take: from a file, frames, or PCM; and where to cut it."""
 
 from __future__ import annotations
 
-import os
-import stat
-import struct
+import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from os import PathLike
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
+from .containers import Source
 from .errors import AudioError
-from .types import SAMPLE_RATE, WINDOW_SECONDS, Audio
+from .media import blocks as blocks
+from .media import probe as probe
+from .pcm import RATES, Mixer, Resampler, to_float
+from .pcm import SAMPLE_RATE as SAMPLE_RATE
+from .pcm import Samples as Samples
 
-Samples = NDArray[np.float32]
+WINDOW_SECONDS = 30.0
+"""The longest audio that Whisper decodes at once, in seconds (Radford et al. 2022, section 2.2)."""
+PEAK = 2.0
+"""What a sample may be at most: resampling and mixing go beyond full scale, but not by 6 dB."""
+
+MOST_CHANNELS = 8
+"""Channels beyond which samples of more channels than moments are taken for transposed."""
+_PCM_TYPES = {
+    "u1": "uint8", "i1": "int8", "i2": "int16", "i4": "int32",
+    "f2": "float16", "f4": "float32", "f8": "float64",
+}  # fmt: skip
 
 CUT_SEARCH_SECONDS = 8.0
 """How far back from the end of a full window a quiet place to cut is looked for."""
 CUT_FRAME = SAMPLE_RATE // 10
 """Samples over which loudness is measured when looking for a place to cut (0.1 s)."""
-
-
-EXACT_FORMATS = {"wav", "w64", "aiff", "au", "caf", "flac", "mp3", "mp4", "mov", "matroska"}
-"""Containers (FFmpeg's names) that can state their length; others only let it be guessed."""
-TRUNCATION_SECONDS = 0.5
-"""How much less than it states a file may hold; encoders pad by some milliseconds."""
 
 
 class Frame(Protocol):
@@ -46,96 +48,167 @@ class Frame(Protocol):
     def num_channels(self) -> int: ...
 
 
-def from_frames(frames: Frame | Iterable[Frame]) -> Audio:
-    """Joins frames of one sample rate, mixes them down to mono and resamples to 16 kHz.
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Sound, as the engines take it.
 
     Raises:
-        AudioError: the frames differ in sample rate.
+        AudioError: the samples are something else; `from_pcm` converts them.
     """
-    parts = list(frames) if isinstance(frames, Iterable) else [frames]
-    rates = {frame.sample_rate for frame in parts}
-    if not parts:
-        return Audio(np.zeros(0, np.float32))
-    if len(rates) > 1:
+
+    samples: NDArray[np.float32]
+    """One-dimensional, mono, 16 kHz, between -1.0 and 1.0. Other floats become float32."""
+
+    def __post_init__(self) -> None:
+        samples: Any = self.samples
+        if not isinstance(samples, np.ndarray):
+            raise AudioError(
+                f"Audio takes a NumPy array of samples, not {_kind(samples)}; for files, bytes, "
+                "frames and PCM there are Audio.from_file, from_bytes, from_frame and from_pcm"
+            )
+        if samples.dtype.kind != "f" or samples.ndim != 1:
+            raise AudioError(
+                f"Audio takes floats of shape (samples,), not {samples.dtype} of shape "
+                f"{samples.shape}; Audio.from_pcm(samples, sample_rate) converts them"
+            )
+        if samples.dtype != np.float32:
+            object.__setattr__(self, "samples", samples.astype(np.float32))
+        _check_scale(self.samples)
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / SAMPLE_RATE
+
+    @classmethod
+    def from_file(cls, source: Source) -> Audio:
+        """Decodes a whole file in any container that FFmpeg reads; see `blocks`.
+
+        Args:
+            source: a file's name, or a file that is open for reading bytes.
+
+        Raises:
+            AudioError: it cannot be read, has no audio in it, or is damaged or truncated.
+        """
+        return cls(_join(blocks(source)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Audio:
+        """Decodes what a file in any container holds; samples without one are for `from_pcm`.
+
+        Raises:
+            AudioError: it is not audio, or is damaged or truncated.
+        """
+        return cls.from_file(io.BytesIO(data))
+
+    @classmethod
+    def from_frame(cls, frames: Frame | Iterable[Frame]) -> Audio:
+        """Joins frames (`livekit.rtc.AudioFrame`) of one sample rate, and mixes them to mono.
+
+        Raises:
+            AudioError: the frames differ in sample rate.
+        """
+        given = list(frames) if isinstance(frames, Iterable) else [frames]
+        parts = [frame for frame in given if len(frame.data)]  # a flush brings empty ones
+        rates = sorted({frame.sample_rate for frame in parts})
+        if not parts:
+            return cls(np.zeros(0, np.float32))
+        if len(rates) > 1:
+            raise AudioError(
+                f"frames of different sample rates ({', '.join(map(str, rates))} Hz) "
+                "in one utterance; resample them to one rate first"
+            )
+        mono = [
+            _mono(np.concatenate([np.frombuffer(frame.data, np.int16) for frame in alike]), count)
+            for count, alike in groupby(parts, key=lambda frame: frame.num_channels)
+        ]
+        return cls._resampled(np.concatenate(mono), rates[0])
+
+    @classmethod
+    def from_pcm(cls, samples: NDArray[Any], sample_rate: int, *, channels: int = 1) -> Audio:
+        """Mixes samples down to mono and resamples them to 16 kHz.
+
+        Args:
+            samples: of shape (samples,) or (samples, channels); integers of 8 to 32 bits
+                at their own full scale, or floats between -1 and 1.
+            sample_rate: in Hz.
+            channels: how many channels are interleaved in samples of shape (samples,).
+
+        Raises:
+            AudioError: another shape, type, scale or rate.
+        """
+        if not isinstance(samples, np.ndarray) or samples.dtype.str[1:] not in _PCM_TYPES:
+            raise AudioError(
+                f"samples: {_kind(samples)}; give a NumPy array of {', '.join(_PCM_TYPES.values())}"
+            )
+        if samples.dtype.kind == "f":
+            _check_scale(samples)
+        return cls._resampled(_mono(samples, channels), sample_rate)
+
+    @classmethod
+    def _resampled(cls, mono: Samples, rate: int) -> Audio:
+        if not isinstance(rate, (int, np.integer)) or rate not in RATES:
+            raise AudioError(
+                f"sample_rate: {rate!r}; give whole Hz, from {RATES[0]} to {RATES[-1]}"
+            )
+        if rate == SAMPLE_RATE:
+            return cls(mono)
+        resampler = Resampler()
+        return cls(_join([*resampler.convert(mono, int(rate)), *resampler.drain()]))
+
+
+def _mono(samples: NDArray[Any], channels: int) -> Samples:
+    """Samples of shape (samples, channels), or interleaved in one dimension, as one channel."""
+    if samples.ndim == 1 and channels > 0 and len(samples) % channels == 0:
+        samples = samples.reshape(-1, channels)
+    elif samples.ndim != 2 or (samples.shape[1] > max(MOST_CHANNELS, len(samples)) > 0):
         raise AudioError(
-            f"frames of different sample rates ({', '.join(map(str, sorted(rates)))} Hz) "
-            "in one utterance; resample them to one rate first"
+            f"samples: of shape {samples.shape}; give (samples, channels), or (samples,) with "
+            f"channels={channels} interleaved"
         )
-    mono = np.concatenate([_mono(frame) for frame in parts])
-    return from_pcm(mono, rates.pop())
+    return Mixer([1.0] * samples.shape[1]).mix(to_float(samples))
+
+
+def _check_scale(samples: NDArray[Any]) -> None:
+    if not samples.size:
+        return
+    with np.errstate(invalid="ignore"):
+        peak = float(max(samples.max(), -samples.min()))
+    if not np.isfinite(peak):
+        raise AudioError("audio with samples that are no numbers (NaN or infinite)")
+    if peak > PEAK:
+        raise AudioError(
+            f"audio with samples of up to {peak:.6g}, where full scale is 1; divide them by their "
+            "own full scale (32768 for those of 16 bits)"
+        )
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def from_frames(frames: Frame | Iterable[Frame]) -> Audio:
+    """See `Audio.from_frame`."""
+    return Audio.from_frame(frames)
 
 
 def from_pcm(samples: NDArray[np.int16], sample_rate: int) -> Audio:
-    """Mono signed 16-bit samples at any rate → `Audio`."""
-    if not len(samples) or sample_rate == SAMPLE_RATE:
-        return Audio(_scaled(samples))
-    resampler = _resampler()
-    frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
-    frame.sample_rate = sample_rate
-    return Audio(_join([*_convert(resampler, frame), *_convert(resampler, None)]))
+    """See `Audio.from_pcm`."""
+    return Audio.from_pcm(samples, sample_rate)
 
 
-def from_file(source: str | PathLike[str] | BinaryIO) -> Audio:
-    """Decodes a whole file, or a file object, in any container that FFmpeg reads.
-
-    Raises:
-        AudioError: it cannot be read, or has no audio in it.
-    """
-    return Audio(_join(blocks(source)))
-
-
-def probe(source: str | PathLike[str]) -> float | None:
-    """The duration in seconds that a file's header states, or None where it states none.
-
-    Raises:
-        AudioError: it cannot be read, or has no audio in it.
-    """
-    with _open(source) as (container, stream):
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-        return container.duration / av.time_base if container.duration else None
-
-
-def blocks(source: str | PathLike[str] | BinaryIO) -> Iterator[Samples]:
-    """Decodes a file bit by bit: memory stays flat however long it is.
-
-    Yields:
-        Mono samples at 16 kHz, some thousands at a time.
-
-    Raises:
-        AudioError: it cannot be read, has no audio in it, or ends in the middle.
-    """
-    name = _name(source)
-    with _open(source) as (container, stream):
-        resampler = _resampler()
-        end = 0.0
-        try:
-            for frame in container.decode(stream):
-                # By its own time where it has one: a track may begin late, or have gaps.
-                start = end if frame.time is None else frame.time
-                end = start + frame.samples / frame.sample_rate
-                yield from _convert(resampler, frame)
-            yield from _convert(resampler, None)
-        except av.FFmpegError as exc:
-            raise AudioError(
-                f"{name}: damaged after {end:.1f} s ({exc.strerror}); "
-                "convert it again from its source, or cut it before that point"
-            ) from exc
-        stated = _stated_duration(container, stream, source)
-        if stated and end < stated - TRUNCATION_SECONDS:
-            raise AudioError(
-                f"{name}: is truncated: it ends after {end:.1f} s of the "
-                f"{stated:.1f} s that it states; copy it again from its source"
-            )
-    if not end:
-        raise AudioError(f"{name}: has no sound in it; is it complete, and is it audio?")
+def from_file(source: Source) -> Audio:
+    """See `Audio.from_file`."""
+    return Audio.from_file(source)
 
 
 def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
     """Cuts a stream of samples into windows that Whisper takes at once.
 
     A window is at most 30 s long and ends at the quietest 0.1 s of its last 8 s, so that no word
-    is cut where there is a pause. Nothing is lost and nothing is repeated.
+    is cut where there is a pause. Nothing is lost and nothing is repeated. Digital silence of two
+    seconds, which gaps are filled with, comes in windows of its own: one that begins with silence
+    is heard as if somebody spoke from its beginning.
 
     Yields:
         Where the window starts, in seconds, and the window.
@@ -146,9 +219,14 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
     limit = int(WINDOW_SECONDS * SAMPLE_RATE)
     held: list[Samples] = []
     size = done = 0
+    was_silent = False
     failure: AudioError | None = None
     try:
-        for part in parts:
+        for silent, part in _runs(parts):
+            if size and silent != was_silent:
+                yield done / SAMPLE_RATE, Audio(np.concatenate(held))
+                held, size, done = [], 0, done + size
+            was_silent = silent
             held.append(part)
             size += len(part)
             while size > limit:
@@ -162,6 +240,37 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
         yield done / SAMPLE_RATE, Audio(np.concatenate(held))
     if failure:
         raise failure
+
+
+def _runs(parts: Iterable[Samples]) -> Iterator[tuple[bool, Samples]]:
+    """The samples, and whether they are of a run of zeros that is a second or longer."""
+    silent = False
+    for second in _seconds(parts):
+        begins = 0
+        if silent or not second.any():
+            begins = int(np.argmax(second != 0)) if second.any() else len(second)
+            yield True, second[:begins]
+        silent = begins == len(second)
+        if not silent:
+            yield False, second[begins:]
+
+
+def _seconds(parts: Iterable[Samples]) -> Iterator[Samples]:
+    """The samples in pieces of one second; what is left at the end, or at an error, comes last."""
+    rest = np.zeros(0, np.float32)
+    try:
+        for part in parts:
+            rest = np.concatenate([rest, part])
+            whole = len(rest) // SAMPLE_RATE * SAMPLE_RATE
+            for start in range(0, whole, SAMPLE_RATE):
+                yield rest[start : start + SAMPLE_RATE]
+            rest = rest[whole:]
+    except AudioError:
+        if len(rest):
+            yield rest
+        raise
+    if len(rest):
+        yield rest
 
 
 def quietest_cut(samples: Samples) -> int:
@@ -182,124 +291,10 @@ def loudness(samples: Samples) -> float:
 def _power(samples: Samples) -> Samples:
     """Mean square of each 0.1 s."""
     frames = samples[: len(samples) // CUT_FRAME * CUT_FRAME].reshape(-1, CUT_FRAME)
-    power: Samples = np.square(frames).mean(axis=1)
+    power: Samples = np.square(frames).mean(axis=1, dtype=np.float32)
     return power
-
-
-def _mono(frame: Frame) -> NDArray[np.int16]:
-    data = np.frombuffer(frame.data, dtype=np.int16)
-    if frame.num_channels == 1:
-        return data
-    mixed: NDArray[np.int16] = data.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)
-    return mixed
-
-
-def _resampler() -> av.AudioResampler:
-    # To 16 bits, as both engines' own loaders do: FFmpeg lets a mix of floats go past full scale.
-    return av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-
-
-def _convert(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[Samples]:
-    return [_scaled(out.to_ndarray()[0]) for out in resampler.resample(frame)]
-
-
-def _scaled(samples: NDArray[np.int16]) -> Samples:
-    scaled: Samples = samples.astype(np.float32) / np.float32(32768)
-    return scaled
 
 
 def _join(parts: Iterable[Samples]) -> Samples:
     arrays = list(parts)
     return np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
-
-
-def _stated_duration(
-    container: av.container.InputContainer,
-    stream: av.AudioStream,
-    source: str | PathLike[str] | BinaryIO,
-) -> float | None:
-    """What the header says in seconds, where it is to be believed."""
-    formats = set(container.format.name.split(","))
-    if not formats & EXACT_FORMATS:
-        return None
-    if stream.duration and stream.time_base:
-        stated = float(stream.duration * stream.time_base)
-    elif container.duration and len(container.streams) == 1:  # else it may be the picture's
-        stated = container.duration / av.time_base
-    else:
-        return None
-    try:
-        with _again(source) as file:
-            if "wav" in formats:
-                return stated * _wav_excess(file)
-            return stated if "mp3" not in formats or _mp3_states(file) else None
-    except OSError:  # a stream that cannot go back
-        return None
-
-
-def _wav_excess(file: BinaryIO) -> float:
-    """How much larger than the file its RIFF header says that it is (FFmpeg takes the file's)."""
-    name, size = struct.unpack("<4sI", file.read(8))
-    # What is written to a pipe has 0, or close to 2 or 4 GiB, as its size.
-    known = name == b"RIFF" and size and all(abs(size - x) > 1 << 16 for x in (1 << 31, 1 << 32))
-    return max(1.0, (size + 8) / file.seek(0, os.SEEK_END)) if known else 1.0
-
-
-def _mp3_states(file: BinaryIO) -> bool:
-    """Whether the first frame says how many there are; else FFmpeg guesses by the bit rate."""
-    head = file.read(10)
-    if head[:3] == b"ID3":  # a tag, whose size is written in 7 bits a byte
-        a, b, c, d = head[6:]
-        file.seek(a << 21 | b << 14 | c << 7 | d, os.SEEK_CUR)
-    first = file.read(200)
-    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-@contextmanager
-def _again(source: str | PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
-    """A file from its beginning, for what FFmpeg does not tell."""
-    if isinstance(source, (str, PathLike)):
-        with Path(source).open("rb") as file:
-            yield file
-    else:
-        source.seek(0)
-        yield source
-
-
-def _name(source: str | PathLike[str] | BinaryIO) -> str:
-    return str(source) if isinstance(source, (str, PathLike)) else "audio data"
-
-
-@contextmanager
-def _open(
-    source: str | PathLike[str] | BinaryIO,
-) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
-    name = _name(source)
-    if isinstance(source, (str, PathLike)):
-        path = Path(source)
-        try:
-            found = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise AudioError(f"{name}: no such file") from None
-        except OSError as exc:
-            raise AudioError(f"{name}: cannot be read ({exc.strerror})") from exc
-        if stat.S_ISDIR(found.st_mode):
-            raise AudioError(f"{name}: is a folder; name the files in it")
-        if not stat.S_ISREG(found.st_mode):  # a pipe can be read once only, and may never answer
-            raise AudioError(f"{name}: is not an ordinary file; write its contents to one")
-        if not found.st_size:
-            raise AudioError(f"{name}: is empty (0 bytes)")
-        source = f"file:{path}"  # else FFmpeg takes a name with a colon in it for an address
-    try:
-        container = av.open(source, mode="r", metadata_errors="ignore")
-    except PermissionError as exc:
-        raise AudioError(f"{name}: may not be read; check its permissions") from exc
-    except (av.FFmpegError, OSError) as exc:
-        raise AudioError(
-            f"{name}: is not audio that FFmpeg knows, or is damaged ({exc.strerror}); "
-            "convert it to WAV, FLAC, MP3 or Ogg"
-        ) from exc
-    with container:
-        if not container.streams.audio:
-            raise AudioError(f"{name}: has no audio track")
-        yield container, container.streams.audio[0]

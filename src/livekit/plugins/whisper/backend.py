@@ -20,9 +20,18 @@ from . import engines, metrics, models
 from .batcher import Batcher
 from .cache import Cache, CacheInfo
 from .engines.decoding import shift
-from .errors import BackendClosed, EngineError, WhisperError
+from .errors import BackendClosed, ConfigError, EngineError, WhisperError, may_pass
 from .log import logger
-from .types import Audio, DecodeOptions, Limits, ModelKey, Transcript, Urgency, Utterance
+from .types import (
+    MAX_TEXT,
+    Audio,
+    DecodeOptions,
+    Limits,
+    ModelKey,
+    Transcript,
+    Urgency,
+    Utterance,
+)
 
 BATCH_WINDOW = 0.005
 """Seconds that the first utterance of a batch waits for others: little against any decode."""
@@ -117,6 +126,7 @@ class LocalBackend:
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
     ) -> Transcript:
         """See `Backend.transcribe`."""
+        check_text(options)
         self.hold(key)
         try:
             model = await self._get(key)
@@ -163,6 +173,20 @@ class LocalBackend:
         return await self._models.aget(key, lambda: _Model(key, self.limits))
 
 
+def check_text(options: DecodeOptions) -> None:
+    """Refuses a prompt or hotwords that are far longer than an engine can use.
+
+    Raises:
+        ConfigError: see above.
+    """
+    for name, text in (("prompt", options.prompt), ("hotwords", options.hotwords)):
+        if text and (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_TEXT:
+            raise ConfigError(
+                f"{name} (STT_{name.upper()}): {size} bytes; at most {MAX_TEXT} (the engines use "
+                "the last few hundred words)"
+            )
+
+
 class _Model:
     """An engine, and the batcher whose threads decode with it."""
 
@@ -176,11 +200,10 @@ class _Model:
                 load = partial(engines.load, threads=limits.threads, workers=limits.workers)
                 engine = loader.submit(load, files, key).result()
         except Exception as exc:
-            logger.error("[WHISPER-LOAD] key=%s failed: %s", key, exc)
             metrics.MODEL_LOADS.labels("failed").inc()
             if isinstance(exc, WhisperError):
                 raise
-            raise EngineError(f"{key}: cannot be loaded ({type(exc).__name__}: {exc})") from exc
+            raise _engine_error(f"{key}: cannot be loaded", exc) from exc
         seconds = time.perf_counter() - started
         metrics.MODEL_LOADS.labels("loaded").inc()
         metrics.MODEL_LOAD_SECONDS.observe(seconds)
@@ -243,7 +266,7 @@ def _decode(engine: engines.Engine, name: str, jobs: Sequence[_Job]) -> list[Tra
     except WhisperError:
         raise
     except Exception as exc:
-        raise EngineError(f"decoding failed ({type(exc).__name__}: {exc})") from exc
+        raise _engine_error("decoding failed", exc) from exc
     finally:
         metrics.BATCH_SIZE.labels(name).observe(len(jobs))
         metrics.DECODE_SECONDS.labels(name).observe(time.perf_counter() - started)
@@ -254,6 +277,12 @@ def _decode(engine: engines.Engine, name: str, jobs: Sequence[_Job]) -> list[Tra
                 f"engine returned speech up to {end:.2f} s for {audio.duration:.2f} s of audio"
             )
     return results
+
+
+def _engine_error(what: str, exc: Exception) -> EngineError:
+    error = EngineError(f"{what} ({type(exc).__name__}: {exc})")
+    error.retryable = may_pass(exc)
+    return error
 
 
 def _count_wait(urgency: int, seconds: float) -> None:

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import io
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from . import audio, doctor, models
+from . import doctor, models
 from .config import ExplicitConfig, STTConfig
 from .engines import ENGINES
-from .errors import AudioError, ConfigError, ModelDamaged, ModelNotFound, WhisperError
+from .errors import ConfigError, ModelDamaged, ModelNotFound, WhisperError
 from .factory import ProviderFactory
-from .formats import FORMATS, SUFFIXES
-from .stt import FasterWhisperSTT, WhisperSTT
-from .types import Audio, Transcript
+from .formats import ALL, FORMATS
+from .inputs import inputs
+from .outputs import NAMES, outputs
+from .stt import LocalSTT
+from .transcribing import Transcribing
 from .version import __version__
 
 app = typer.Typer(
     help="Whisper on your own machines, for LiveKit Agents.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # As openai-whisper and whisper-ctranslate2 spell options: --output_dir, --beam_size.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
 models_app = typer.Typer(help="List, fetch and check models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
@@ -54,19 +60,43 @@ DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:
 ComputeTypeOption = Annotated[str | None, typer.Option(help="Number format of the weights.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0: as many as cores.")]
 BeamSizeOption = Annotated[int | None, typer.Option(help="Hypotheses kept; 1 is greedy.")]
-PromptOption = Annotated[str | None, typer.Option(help="Text that the speech continues.")]
+PromptOption = Annotated[
+    str | None,
+    typer.Option("--prompt", "--initial-prompt", help="Text that the speech continues."),
+]
 HotwordsOption = Annotated[str | None, typer.Option(help="Words to favour.")]
 
 
 def main() -> None:
     """Runs the command. A user's mistake ends in one line and a status other than 0."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal cannot show is no mistake
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is no mistake
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors=NAMES)
     try:
-        app()
+        app(args=_flags(sys.argv[1:]))
     except WhisperError as exc:
         _fail(exc)
         sys.exit(1)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        _fail(ConfigError(f"standard output: {exc.strerror}; write to another place"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would fail once more
+        sys.exit(1)
+
+
+def _flags(arguments: Sequence[str]) -> list[str]:
+    """Flags with a value, as openai-whisper has them (`--word_timestamps True`), without it."""
+    found: list[str] = []
+    for argument in arguments:
+        flag = found[-1].replace("_", "-") if found else ""
+        if flag in ("--word-timestamps", "--words", "--verbose") and argument in ("True", "False"):
+            if argument == "False":
+                del found[-1]
+            continue
+        found.append(argument)
+    return found
 
 
 def _show_version(wanted: bool) -> None:
@@ -75,34 +105,71 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _log(wanted: bool) -> None:
+    """Shows what happens, once any `--verbose` asks for it."""
+    level = logging.INFO if wanted else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=wanted)
+    # What fails is reported by the command itself, once.
+    logging.getLogger("livekit.plugins.whisper").disabled = not wanted
+
+
+def _log_if(wanted: bool) -> None:
+    if wanted:
+        _log(True)
+
+
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Log what happens.", callback=_log_if, expose_value=False),
+]
+
+
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors alone.")]
+
+
 @app.callback()
 def common(
+    ctx: typer.Context,
+    quiet: QuietOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Whisper on your own machines, for LiveKit Agents."""
-    level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    # What fails is reported by the command itself, once.
-    logging.getLogger("livekit.plugins.whisper").disabled = not verbose
+    """Whisper on your own machines, for LiveKit Agents.
+
+    The exit status is 0 if all went well, 1 if something failed (what could be done is done), 2 for
+    a wrong option, 130 after Ctrl-C.
+    """
+    ctx.obj = quiet
+    _log(verbose)
 
 
 @app.command()
 def transcribe(
     ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="Audio or video, in any usual container.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Audio or video in any usual container: files, folders, patterns, pipes, or - for "
+            "standard input."
+        ),
+    ],
     form: Annotated[
-        str, typer.Option("--format", "-f", help=f"One of: {', '.join(FORMATS)}.")
+        str,
+        typer.Option(
+            "--format", "-f", "--output-format", help=f"One of: {', '.join(FORMATS)}, {ALL}."
+        ),
     ] = "text",
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", "-o", help="Write a file for each one there.")
     ] = None,
     provider: ProviderOption = None,
     model: ModelOption = None,
-    language: LanguageOption = None,
+    language: Annotated[
+        str | None, typer.Option("--language", "-l", help="A code; left out, it is detected.")
+    ] = None,
     task: TaskOption = None,
     device: DeviceOption = None,
     compute_type: ComputeTypeOption = None,
@@ -111,23 +178,40 @@ def transcribe(
     prompt: PromptOption = None,
     hotwords: HotwordsOption = None,
     word_timestamps: Annotated[
-        bool | None, typer.Option("--words", help="Times of words (in JSON).")
+        bool | None,
+        typer.Option("--words", "--word-timestamps", help="Times of words (in JSON and WebVTT)."),
     ] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Transcribe files. Settings that are left out come from the environment (STT_MODEL, …)."""
+    """Transcribe files. Settings that are left out come from the environment (STT_MODEL, …).
+
+    The language of each file is detected, unless STT_LANGUAGE or -l names it. Words are written as
+    they are heard; a file that fails does not stop the others.
+    """
     config = _config(ctx)
+    changes: dict[str, Any] = {}
     if config.backend == "auto":  # a command leaves nothing running
-        config = config.model_copy(update={"backend": "process"})
-    if form not in FORMATS:
-        raise ConfigError(f"--format: {form!r}: allowed: {', '.join(FORMATS)}")
-    targets = _targets(files, form, output_dir)
+        changes["backend"] = "process"
+    if "language" not in config.model_fields_set:  # a recording may be in any, a room is not
+        changes["language"] = None
+    config = config.model_copy(update=changes)
+    if form not in (*FORMATS, ALL):
+        raise ConfigError(f"--format: {form!r}: allowed: {', '.join((*FORMATS, ALL))}")
+    quiet = quiet or ctx.obj
+    given, passed_over = inputs(files)
+    targets = outputs(given, form, output_dir)
     stt = ProviderFactory.cached_stt(config)
-    if not isinstance(stt, (FasterWhisperSTT, WhisperSTT)):
+    if not isinstance(stt, LocalSTT):
         raise ConfigError(
             f"--provider: {config.provider!r} does not run here; allowed: faster-whisper, whisper"
         )
-    if not asyncio.run(_transcribe_all(stt, files, targets, form)):
-        raise typer.Exit(1)
+    if not quiet:
+        for note in passed_over:
+            _err.print(note)
+    work = Transcribing(stt, detects=config.language is None, err=_err, quiet=quiet)
+    if status := work.run(given, targets):
+        raise typer.Exit(status)
 
 
 @app.command()
@@ -147,6 +231,7 @@ def listen(
     beam_size: BeamSizeOption = None,
     prompt: PromptOption = None,
     hotwords: HotwordsOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Show what the microphone hears (or a file holds) while it is said, as an agent gets it.
 
@@ -158,17 +243,34 @@ def listen(
 
 
 @models_app.command("list")
-def list_models(engine: EngineOption = "faster-whisper") -> None:
+def list_models(
+    engine: EngineOption = "faster-whisper",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON array: name, state, bytes, problem.")
+    ] = False,
+) -> None:
     """The names that an engine knows, and which of them are on this machine."""
     _check_engine(engine)
-    for name in models.known_names(engine):
-        try:
-            size = models.resolve(engine, name, offline=True).size
-            _out.print(f"{name:22}{size / 2**20:8.0f} MiB  here")
-        except ModelNotFound:
-            _out.print(f"{name:22}{'':12}  not fetched")
-        except ModelDamaged as exc:
-            _out.print(f"{name:22}{'':12}  damaged: {exc}")
+    found = [_look(engine, name) for name in models.known_names(engine)]
+    if as_json:
+        _out.print(json.dumps(found, ensure_ascii=False))
+        return
+    for each in found:
+        size = f"{each['bytes'] / 2**20:8.0f} MiB" if each["bytes"] is not None else ""
+        problem = f": {each['problem']}" if each["problem"] else ""
+        _out.print(f"{each['name']:22}{size:12}  {each['state']}{problem}")
+
+
+def _look(engine: str, name: str) -> dict[str, Any]:
+    """A model's `name`, `state` (here, not fetched, damaged), size in `bytes`, and `problem`."""
+    found: dict[str, Any] = {"name": name, "state": "here", "bytes": None, "problem": None}
+    try:
+        found["bytes"] = models.resolve(engine, name, offline=True).size
+    except ModelNotFound:
+        found["state"] = "not fetched"
+    except ModelDamaged as exc:
+        found |= {"state": "damaged", "problem": str(exc)}
+    return found
 
 
 @models_app.command()
@@ -211,96 +313,6 @@ def run_doctor() -> None:
             _out.print(f"      → {finding.remedy}")
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
-
-
-async def _transcribe_all(
-    stt: FasterWhisperSTT | WhisperSTT, files: list[Path], targets: list[Path | None], form: str
-) -> bool:
-    """Transcribes one after the other; a file that fails does not stop the others."""
-    good = True
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(
-        *columns,
-        console=_err,
-        transient=True,
-        disable=not _err.is_terminal,
-        # Lets text and bar share a terminal; it would take from a file what is meant for it.
-        redirect_stdout=sys.stdout.isatty(),
-    )
-    with progress:
-        for file, target in zip(files, targets, strict=True):
-            heard: list[Transcript] = []
-            try:
-                async for part in _parts(stt, file, progress):
-                    heard.append(part)  # noqa: PERF401 (kept when a later part fails)
-            except WhisperError as exc:
-                if not isinstance(exc, AudioError):
-                    raise
-                good = False
-                _fail(exc)
-                if not heard:
-                    continue
-            text = FORMATS[form](join(heard))
-            if target:
-                try:
-                    target.write_text(text, encoding="utf-8")
-                except OSError as exc:
-                    good = False
-                    _fail(ConfigError(f"--output-dir: {target}: {exc.strerror}; name another"))
-                else:
-                    _err.print(f"{file} → {target}")
-            else:
-                if len(files) > 1 and form != "json":
-                    print(f"==> {file} <==")  # noqa: T201
-                print(text, end="", flush=True)  # noqa: T201
-    return good
-
-
-async def _parts(stt: FasterWhisperSTT | WhisperSTT, file: Path, progress: Progress) -> Any:
-    total = await asyncio.to_thread(audio.probe, file)
-    task = progress.add_task(file.name, total=total)
-    windows: Iterator[tuple[float, Audio]] = audio.windows(audio.blocks(file))
-    language: str | None = None
-    while window := await asyncio.to_thread(next, windows, None):
-        start, sound = window
-        part = await stt.transcribe(sound, start=start, language=language)
-        progress.update(task, completed=start + sound.duration)
-        if part.text:
-            language = part.language  # a recording is in one language: the first one heard
-        yield part
-
-
-def join(parts: list[Transcript]) -> Transcript:
-    """Consecutive transcripts of one recording as one."""
-    spoken = [part for part in parts if part.segments]
-    segments = tuple(segment for part in spoken for segment in part.segments)
-    text = " ".join(part.text for part in spoken)
-    language = (spoken or parts)[0].language if parts else ""
-    weight = sum(len(part.text) for part in spoken)
-    confidence = sum(part.confidence * len(part.text) for part in spoken) / (weight or 1)
-    return Transcript(text, language, segments, confidence)
-
-
-def _targets(files: list[Path], form: str, folder: Path | None) -> list[Path | None]:
-    """Where each transcript goes: two files must not overwrite each other's."""
-    if folder is None:
-        return [None] * len(files)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output-dir: {folder} is a file; name a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"--output-dir: {folder} cannot be made ({exc.strerror})") from exc
-    targets = [folder / (file.stem + SUFFIXES[form]) for file in files]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise ConfigError(f"--output-dir: two files would both be written to {target}")
-    return list(targets)
 
 
 def _config(ctx: typer.Context) -> STTConfig:

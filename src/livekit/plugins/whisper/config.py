@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .languages import parse_language
 from .log import logger
 from .types import DecodeOptions, Limits, ModelKey, Task, Window
@@ -135,9 +134,9 @@ class STTConfig(BaseSettings):
     """`transcribe`, or `translate` into English."""
     beam_size: int = Field(default=1, ge=1, le=32)
     """Hypotheses kept while decoding; 1 is greedy and fastest."""
-    prompt: str | None = None
+    prompt: str | None = Field(default=None, repr=False)
     """Text that the speech continues, which steers spelling and style."""
-    hotwords: str | None = None
+    hotwords: str | None = Field(default=None, repr=False)
     """Words to favour (faster-whisper only)."""
     word_timestamps: bool = False
     """Whether transcripts carry the time of each word."""
@@ -339,8 +338,7 @@ def _without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _near(name: str) -> str:
     fields = [*STTConfig.model_fields]
-    near = difflib.get_close_matches(name, fields, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(fields)})"
+    return did_you_mean(name, fields) or f" (known: {', '.join(fields)})"
 
 
 _warned: set[str] = set()

@@ -11,16 +11,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from . import engines, models, packages
+from . import audio, engines, models, packages
 from .config import STTConfig
-from .errors import ModelNotFound, WhisperError
+from .errors import AudioError, ModelNotFound, WhisperError
 from .types import ModelKey
 from .version import __version__
 
 DEFAULT_URL = "ws://127.0.0.1:7880"
 """Where `livekit-server --config livekit.yaml` listens."""
+TONE = Path(__file__).with_name("tone.mp3")
+"""A sine wave of 440 Hz, stereo at 44.1 kHz; tests/test_doctor.py makes it again."""
+TONE_SECONDS = 0.3
+TONE_LOUDNESS = 0.2
+"""Its root mean square."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Finding:
 
 
 def examine(providers: Sequence[str]) -> list[Finding]:
-    """Looks at versions, engines, devices, the configured model, and the LiveKit server.
+    """Looks at versions, sound files, engines, the configured model, and what is around them.
 
     Args:
         providers: the names that `provider` can have.
@@ -49,6 +55,8 @@ def examine(providers: Sequence[str]) -> list[Finding]:
         Finding("ok", "livekit-plugins-whisper", __version__),
         Finding("ok", "livekit-agents", importlib.metadata.version("livekit-agents")),
         Finding("ok", "decoding", _plan()),
+        _sound_files(),
+        _microphone(),
         *_engines(),
     ]
     try:
@@ -82,6 +90,35 @@ def check_model(key: ModelKey) -> str:
 def _plan() -> str:
     workers, threads = engines.plan(engines.cores())
     return f"{workers} workers of {threads} threads (STT_WORKERS, STT_THREADS to change)"
+
+
+def _sound_files() -> Finding:
+    """Whether files can be read, by the way that `transcribe` reads them."""
+    version = importlib.metadata.version("av")
+    try:
+        audio.probe(TONE)
+        parts = [part for _, part in audio.windows(audio.blocks(TONE))]
+        seconds = sum(part.duration for part in parts)
+        loudness = max((audio.loudness(part.samples) for part in parts), default=0.0)
+        if abs(seconds - TONE_SECONDS) > 0.05 or abs(loudness - TONE_LOUDNESS) > 0.05:
+            raise AudioError(f"{seconds:.2f} s of a tone of {TONE_SECONDS} s, distorted")
+    except Exception as exc:  # whatever a version of PyAV does that nobody has seen yet
+        required = importlib.metadata.requires("livekit-plugins-whisper") or []
+        known = next((line for line in required if line.startswith("av")), "av")
+        fact = f"PyAV {version} cannot read one ({type(exc).__name__}: {exc})"
+        return Finding("bad", "sound files", fact, f'pip install --force-reinstall "{known}"')
+    return Finding("ok", "sound files", f"PyAV {version} has read one")
+
+
+def _microphone() -> Finding:
+    """What `listen` hears; only that needs one."""
+    from .sources import Microphone  # with what only `listen` needs
+
+    try:
+        return Finding("ok", "microphone", Microphone(lambda: None).name)
+    except AudioError as exc:
+        fact, _, remedy = str(exc).rpartition("; ")
+        return Finding("note", "microphone", fact, remedy)
 
 
 def _engines() -> list[Finding]:

@@ -19,6 +19,8 @@ WhisperError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -26,7 +28,8 @@ class WhisperError(Exception):
     """Base of all errors that this package raises on purpose; the message says the way out."""
 
     code: ClassVar[str] = "whisper"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    """Whether the same call can succeed when it is made again, some time later."""
 
 
 class ConfigError(WhisperError, ValueError):
@@ -126,3 +129,18 @@ class Superseded(EngineError):
 
     code = "superseded"
     retryable = False
+
+
+def may_pass(exc: BaseException) -> bool:
+    """Whether a foreign exception can be due to the moment: to memory, files, threads, a GPU.
+
+    All others are mistakes in a program, which happen again.
+    """
+    lasting = (NotImplementedError, RecursionError, FileNotFoundError, PermissionError)
+    return isinstance(exc, (OSError, MemoryError, RuntimeError)) and not isinstance(exc, lasting)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The part of a message that names what was likely meant; empty where nothing is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import importlib.metadata
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from livekit.agents import stt, vad
 
 from .adapter import WhisperStreamAdapter
+from .api import hints
 from .backend import process_backend
 from .cache import Cache, CacheInfo
 from .config import STTConfig
-from .errors import ConfigError, MissingExtraError
+from .errors import ConfigError, MissingExtraError, did_you_mean
 from .log import logger
 from .stt import FasterWhisperSTT, WhisperSTT, stream_options
 from .types import ModelKey
@@ -84,9 +84,12 @@ class ProviderFactory:
     _instances: Cache[InstanceKey, stt.STT[Any]]
 
     @classmethod
+    @hints
     def create_stt(
-        cls, config: STTConfig | Mapping[str, Any] | None = None, vad: vad.VAD | None = None
-    ) -> stt.STT[Any]:
+        cls,
+        config: STTConfig | Mapping[str, Any] | None = None,
+        vad: vad.VAD | None = None,
+    ) -> WhisperStreamAdapter:
         """A session's handle on the STT that the configuration asks for.
 
         The STT behind it is made once for each provider, model, language and options, and shared
@@ -99,13 +102,19 @@ class ProviderFactory:
 
         Returns:
             A `StreamAdapter` whose `wrapped_stt` is the cached instance, or with
-            `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. A provider
-            that streams by itself is returned as it is, made anew each time.
+            `config.fallback` LiveKit's `FallbackAdapter` over the cached instances. Of another
+            type than is declared is only what a registered provider makes that streams by itself:
+            it is returned as it is, made anew each time, and in a `FallbackAdapter` where it is
+            one of several.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
         """
         config = as_config(config)
+        return cast(WhisperStreamAdapter, cls._handles(config, vad))
+
+    @classmethod
+    def _handles(cls, config: STTConfig, vad: vad.VAD | None) -> stt.STT[Any]:
         if config.fallback is None:
             return cls._handle(config, vad)
         chain = [config]
@@ -237,11 +246,10 @@ class ProviderFactory:
                 ) from exc
             cls.register(name, builder)
             return builder
-        near = difflib.get_close_matches(name, cls.providers(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = cls.providers()
         raise ConfigError(
-            f"provider (STT_PROVIDER): {name!r} is not known{hint} "
-            f"(allowed: {', '.join(cls.providers())})"
+            f"provider (STT_PROVIDER): {name!r} is not known{did_you_mean(name, known)} "
+            f"(allowed: {', '.join(known)})"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import re
+
+from .errors import did_you_mean
 
 LANGUAGES = {
     "en": "english", "zh": "chinese", "de": "german", "es": "spanish", "ru": "russian",
@@ -29,37 +31,77 @@ LANGUAGES = {
 }  # fmt: skip
 """Whisper's language codes and their English names; `yue` only with large-v3 and later."""
 
-_CODES = {name: code for code, name in LANGUAGES.items()} | {
-    "mandarin": "zh", "castilian": "es", "flemish": "nl", "jv": "jw", "nb": "no", "iw": "he",
+_NAMES = {
+    "bokmal": "no", "bokmål": "no", "burmese": "my", "castilian": "es", "farsi": "fa",
+    "filipino": "tl", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb", "mandarin": "zh",
+    "moldavian": "ro", "moldovan": "ro", "panjabi": "pa", "pushto": "ps", "sinhalese": "si",
+    "slovene": "sl", "valencian": "ca",
 }  # fmt: skip
+"""Further English names (openai/whisper `tokenizer.py`, TO_LANGUAGE_CODE; livekit-agents)."""
+
+_ISO = {
+    "af": "afr", "am": "amh", "ar": "ara arb", "as": "asm", "az": "aze azj", "ba": "bak",
+    "be": "bel", "bg": "bul", "bn": "ben", "bo": "bod tib", "br": "bre", "bs": "bos", "ca": "cat",
+    "cs": "ces cze", "cy": "cym wel", "da": "dan", "de": "deu ger", "el": "ell gre", "en": "eng",
+    "es": "spa", "et": "est ekk", "eu": "eus baq", "fa": "fas per pes prs", "fi": "fin",
+    "fo": "fao", "fr": "fra fre", "gl": "glg", "gu": "guj", "ha": "hau", "he": "heb iw",
+    "hi": "hin", "hr": "hrv", "ht": "hat", "hu": "hun", "hy": "hye arm", "id": "ind in",
+    "is": "isl ice", "it": "ita", "ja": "jpn", "jw": "jav jv", "ka": "kat geo", "kk": "kaz",
+    "km": "khm", "kn": "kan", "ko": "kor", "la": "lat", "lb": "ltz", "ln": "lin", "lo": "lao",
+    "lt": "lit", "lv": "lav lvs", "mg": "mlg plt", "mi": "mri mao", "mk": "mkd mac", "ml": "mal",
+    "mn": "mon khk", "mr": "mar", "ms": "msa may zsm", "mt": "mlt", "my": "mya bur",
+    "ne": "nep npi", "nl": "nld dut", "nn": "nno", "no": "nor nob nb", "oc": "oci",
+    "pa": "pan", "pl": "pol", "ps": "pus pbt", "pt": "por", "ro": "ron rum mol mo", "ru": "rus",
+    "sa": "san", "sd": "snd", "si": "sin", "sk": "slk slo", "sl": "slv", "sn": "sna", "so": "som",
+    "sq": "sqi alb als", "sr": "srp", "su": "sun", "sv": "swe", "sw": "swa swh", "ta": "tam",
+    "te": "tel", "tg": "tgk", "th": "tha", "tk": "tuk", "tl": "tgl fil", "tr": "tur", "tt": "tat",
+    "uk": "ukr", "ur": "urd", "uz": "uzb uzn", "vi": "vie", "yi": "yid ydd ji", "yo": "yor",
+    "zh": "zho chi cmn",
+}  # fmt: skip
+"""The other codes of each: ISO 639-2 (both of them) and 639-3, the individual language that a
+macrolanguage usually means, and what ISO 639-1 once was or now is (`iw`, `jv`)."""
+
+_CODES = (
+    {code: code for code in LANGUAGES}
+    | {name: code for code, name in LANGUAGES.items()}
+    | {other: code for code, others in _ISO.items() for other in others.split()}
+    | _NAMES
+)
+
+DETECT = ("auto", "detect", "multi", "none", "und", "")
+"""What stands for a language that is to be detected."""
 
 
 def parse_language(value: str | None) -> str | None:
-    """A language's code; None where it is to be detected: `auto`, `detect`, `none`, nothing.
+    """A language's code; None where it is to be detected: None, or one of `DETECT`.
 
     Raises:
         ValueError: see `language_code`.
     """
-    if value is None or value.strip().lower() in ("", "auto", "detect", "none"):
+    if value is None or (isinstance(value, str) and value.strip().lower() in DETECT):
         return None
     return language_code(value)
 
 
 def language_code(value: str) -> str:
-    """`en`, `EN`, `en-US`, `en_us` or `english` → `en`.
+    """Whisper's code of a language, however that is written.
+
+    Args:
+        value: an English name, an ISO 639 code of two or three letters, or a BCP 47 tag, of which
+            script and region count for nothing: `german`, `DE`, `deu`, `ger`, `de-AT`, `de_AT`.
 
     Raises:
         ValueError: Whisper does not know the language.
     """
-    wanted = value.strip().lower().replace("_", "-")
-    for candidate in (wanted, wanted.split("-")[0]):
-        if candidate in LANGUAGES:
-            return candidate
-        if candidate in _CODES:
-            return _CODES[candidate]
-    near = difflib.get_close_matches(wanted, [*LANGUAGES, *_CODES], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if isinstance(value, str):
+        wanted = value.strip().lower()
+        for candidate in (wanted, re.split("[-_]", wanted)[0]):
+            if candidate in _CODES:
+                return _CODES[candidate]
+        hint = did_you_mean(wanted, _CODES)
+    else:
+        hint = ""
     raise ValueError(
-        f"{value!r} is not a language that Whisper knows{hint} "
-        "(allowed: a code such as en, de, zh or a name such as english; leave it out to detect)"
+        f"{value!r} is not a language that Whisper knows{hint} (allowed: a code such as en, deu or "
+        "zh-TW, a name such as german, or auto, in code None, to detect it)"
     )

@@ -156,7 +156,7 @@ class Meter:
     """How busy the workers are, and how long an item takes."""
 
     def __init__(self, workers: int) -> None:
-        self.seconds_per_item = 0.0
+        self._seconds: dict[int, float] = {}  # items in a batch → smoothed
         self._workers = workers
         self._running: dict[int, tuple[float, int, bool]] = {}  # thread → start, items, counts
         self._total = self._at = 0.0  # seconds of work until then, of all workers together
@@ -176,9 +176,18 @@ class Meter:
         """The calling thread has ended its batch."""
         self._advance(now)
         started, items, _ = self._running.pop(threading.get_ident())
-        seconds = (now - started) / items
-        weight = SMOOTHING if self.seconds_per_item else 1.0
-        self.seconds_per_item += weight * (seconds - self.seconds_per_item)
+        before = self._seconds.setdefault(items, now - started)
+        self._seconds[items] = before + SMOOTHING * (now - started - before)
+
+    def seconds(self, items: int) -> float:
+        """How long a batch of so many is expected to take: as those of its size, or of the nearest.
+
+        0 where none has been run. Items in a large batch take less each than in a small one.
+        """
+        if not self._seconds:
+            return 0.0
+        nearest = min(self._seconds, key=lambda size: (abs(size - items), -size))
+        return self._seconds[nearest] * items / nearest
 
     def busy(self, now: float) -> float:
         """Share of the last `BUSY_SECONDS` that the workers worked, 0 to 1."""
@@ -194,10 +203,10 @@ class Meter:
         free = [0.0] * self.idle
         for started, items, _ in self._running.values():
             # What takes longer than expected is expected to take as long again.
-            free.append(abs(started + items * self.seconds_per_item - now))
+            free.append(abs(started + self.seconds(items) - now))
         heapq.heapify(free)
         for _ in range(batches):
-            heapq.heapreplace(free, free[0] + size * self.seconds_per_item)
+            heapq.heapreplace(free, free[0] + self.seconds(size))
         return free[0]
 
     def _advance(self, now: float) -> None:

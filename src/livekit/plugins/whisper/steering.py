@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .languages import parse_language
 from .log import logger
 from .types import DecodeOptions
@@ -51,7 +51,10 @@ class Steering:
         """
         for name, value in changes.items():
             if name not in CHANGEABLE:
-                raise ConfigError(f"{name}: cannot be changed; allowed: {', '.join(CHANGEABLE)}")
+                hint = did_you_mean(name, CHANGEABLE)
+                raise ConfigError(
+                    f"{name}: cannot be changed; allowed: {', '.join(CHANGEABLE)}{hint}"
+                )
             if not isinstance(value, str | None):
                 raise ConfigError(f"{name}: allowed: text, or None")
             changes[name] = value or None
@@ -107,6 +110,11 @@ class Steering:
     def language(self) -> str | None:
         """The one that it was changed to; None where it was not, or is to be detected."""
         return self._changes.get("language")
+
+    def __str__(self) -> str:
+        # Of what it holds only the language may be shown; a part of the repr of what it steers.
+        changed = "language" in self._changes
+        return f", language={self.language or 'auto'!r}" if changed else ""
 
     @contextmanager
     def asking(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from livekit import rtc
@@ -16,9 +16,13 @@ from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGive
 from .ahead import Ahead, Guess, StreamOptions, succeeded
 from .api import api_errors, given
 from .log import logger
+from .pcm import Mixer, to_float, to_int16
 from .segmenter import Segmenter, ends_quietly
 from .steering import Steering
 from .types import SAMPLE_RATE, Utterance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PREFIX_PADDING_SECONDS = 0.5
 """How much before the speech is decoded with it, where the VAD brings no audio of its own."""
@@ -81,15 +85,25 @@ class WhisperStream(stt.RecognizeStream):
         )
         self._owed: asyncio.Queue[_Owed | None] = asyncio.Queue()
         self._unanswered = 0
+        self._mixer: Mixer | None = None
         self._owner_decodes = decode == owner.recognize
         self._failure: Exception | None = None
         self._open = False  # between START_OF_SPEECH and END_OF_SPEECH
 
+    async def __aenter__(self) -> Self:  # LiveKit's says no more than that it is some stream
+        return self
+
+    def __repr__(self) -> str:
+        given = f", language={self._language!r}" if utils.is_given(self._language) else ""
+        return f"{type(self).__name__}({self._stt!r}{str(self._steering) or given})"
+
     def push_frame(self, frame: rtc.AudioFrame) -> None:
         """Takes in a frame; several channels are mixed down (LiveKit's resampler is mono)."""
         if frame.num_channels > 1:
+            if self._mixer is None or self._mixer.channels != frame.num_channels:
+                self._mixer = Mixer([1.0] * frame.num_channels)
             data = np.frombuffer(frame.data, np.int16).reshape(-1, frame.num_channels)
-            mono = data.mean(axis=1).astype(np.int16)
+            mono = to_int16(self._mixer.mix(to_float(data)))
             frame = rtc.AudioFrame(mono.tobytes(), frame.sample_rate, 1, len(mono))
         super().push_frame(frame)
 

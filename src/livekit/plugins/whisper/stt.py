@@ -6,11 +6,11 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from livekit import rtc
 from livekit.agents import (
     APIConnectOptions,
     ConversationItemAddedEvent,
@@ -28,17 +28,21 @@ from livekit.agents.types import (
 )
 from livekit.agents.utils import AudioBuffer, is_given
 
-from . import audio, engines, models
+from . import audio, engines
 from .ahead import StreamOptions
-from .api import api_errors, given
+from .api import api_errors, given, hints, session_vad
 from .backend import Backend, process_backend
+from .checks import absolute_key, check, check_english
 from .config import ComputeType, ExplicitConfig, STTConfig
-from .errors import ConfigError, WhisperError
-from .languages import language_code
+from .errors import AudioError, ConfigError
+from .languages import parse_language
 from .log import logger
 from .steering import Steering, steered
 from .stream import WhisperStream
 from .types import Audio, DecodeOptions, ModelKey, Task, Transcript, Utterance, Window
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class LocalSTT(stt.STT[Any]):
@@ -48,6 +52,7 @@ class LocalSTT(stt.STT[Any]):
     _holding: weakref.finalize[..., Any] | None = None
     _vad: vad.VAD | None = None
 
+    @hints
     def __init__(
         self,
         model: str = "base",
@@ -95,8 +100,9 @@ class LocalSTT(stt.STT[Any]):
             preflight: seconds of silence after which a stream decodes what was said; 0: at the
                 end of speech only.
             chat_context: whether the model is shown the last turns of the conversation.
-            vad: any LiveKit VAD, with which this is an STT that streams by itself. Without one
-                LiveKit puts a `StreamAdapter` around it, and `stream()` is driven by `flush()`.
+            vad: any LiveKit VAD, with which this is an STT that streams by itself. Without one it
+                takes that of the `AgentSession` it is in; outside of a session, `stream()` is
+                driven by `flush()`.
 
         Raises:
             ConfigError, MissingExtraError, ModelNotFound: what can be known without loading.
@@ -123,12 +129,16 @@ class LocalSTT(stt.STT[Any]):
         )
         self._init(config, None if isinstance(backend, str) else backend)
         self._vad = vad
-        self._capabilities.streaming = self._capabilities.manual_flush = vad is not None
+        self._capabilities.manual_flush = True
+        self._capabilities.streaming = vad is not None
         self._capabilities.interim_results = vad is not None and interim_results
         # Standing alone, it is a session's own; one of the factory's is held by its handles.
         self.hold()
         self._holding = weakref.finalize(self, self._backend.release, self._key)
         self._holding.atexit = False
+
+    async def __aenter__(self) -> Self:  # LiveKit's says no more than that it is some STT
+        return self
 
     async def aclose(self) -> None:
         """Lets the model go, which stays warm for others."""
@@ -152,16 +162,53 @@ class LocalSTT(stt.STT[Any]):
                 chat_context=config.chat_context,
             )
         )
-        key = config.model_key
+        check(config)
         self._options = config.decode_options
         self._stream_options = stream_options(config)
-        _check(key, self._options, elsewhere=_is_elsewhere(config))
-        self._key = replace(key, model=models.absolute(key.engine, key.model))
+        self._key = absolute_key(config)
+        if config.hotwords and not engines.ENGINES[self._key.engine].hotwords:
+            logger.warning(
+                "hotwords (STT_HOTWORDS): %s has none, they are left out", self._key.engine
+            )
         self._backend: Backend = backend or shared_backend(config)
+        self._where = type(backend).__name__ if backend else config.backend
         self._warming: threading.Thread | None = None
-        self._announced = False
+        self._announced = self._told_wrapped = False
         self._steering = Steering()
         logger.info("[WHISPER-INIT] instance=%d key=%s", id(self), self._key)
+
+    def __repr__(self) -> str:
+        language = self._steering.change(self._options).language
+        return (
+            f"{type(self).__name__}(model={self.model!r}, language={language or 'auto'!r}, "
+            f"backend={self._where!r})"
+        )
+
+    @property
+    def capabilities(self) -> stt.STTCapabilities:
+        """What LiveKit may ask of it; it streams by itself also where a session has a VAD."""
+        known = self._capabilities
+        if self._holding is None or known.streaming or session_vad() is None:
+            return known
+        return replace(known, streaming=True, interim_results=self._stream_options.interim_results)
+
+    def on(self, event: Any, callback: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        """As `EventEmitter.on`; warns once where LiveKit's `StreamAdapter` is put around it."""
+        # Its constructor listens to our metrics, which is all that an STT notices of it.
+        if type(getattr(callback, "__self__", None)) is stt.StreamAdapter:
+            self._warn_wrapped()
+        return super().on(event, callback)
+
+    def _warn_wrapped(self) -> None:
+        if not self._told_wrapped:
+            self._told_wrapped = True
+            logger.warning(
+                "%r: in LiveKit's StreamAdapter there are neither interim results nor a preflight; "
+                "give the VAD to the STT instead, %s(…, vad=vad), or use "
+                "ProviderFactory.create_stt(config, vad=vad)",
+                self,
+                type(self).__name__,
+            )
 
     @property
     def model(self) -> str:
@@ -196,8 +243,10 @@ class LocalSTT(stt.STT[Any]):
             self._warming.start()
 
     def _warm(self) -> None:
-        with suppress(WhisperError):  # the backend has logged it
+        try:
             asyncio.run(self._load())
+        except Exception as exc:  # here nobody waits for it
+            logger.error("[WHISPER-LOAD] key=%s failed: %s", self._key, exc or type(exc).__name__)
 
     async def _load(self) -> None:
         there = await self._backend.prewarm(self._key)
@@ -235,8 +284,14 @@ class LocalSTT(stt.STT[Any]):
             language: instead of the one configured.
 
         Raises:
+            AudioError: `sound` is no `Audio`; the message says how to make one.
             WhisperError: the model cannot be loaded, or decoding failed.
         """
+        if not isinstance(sound, Audio):
+            raise AudioError(
+                f"sound: must be an Audio, not {type(sound).__name__}; use "
+                "Audio.from_file(path), Audio.from_bytes(data) or Audio.from_frame(frame)"
+            )
         options = self._options_now(language)
         return await self._backend.transcribe(self._key, Utterance(sound, start), options)
 
@@ -244,7 +299,10 @@ class LocalSTT(stt.STT[Any]):
         hotwords = engines.ENGINES[self._key.engine].hotwords
         options = steered(self._options, self._steering, hotwords=hotwords)
         if is_given(language) and language:
-            options = replace(options, language=language_code(language))
+            try:
+                options = replace(options, language=parse_language(language))
+            except ValueError as exc:
+                raise ConfigError(f"language: {exc}") from None
         return options
 
     def stream(
@@ -256,12 +314,12 @@ class LocalSTT(stt.STT[Any]):
         """Opens a stream; frames may have any sample rate and any number of channels.
 
         Args:
-            language: in place of the one configured.
+            language: in place of the one configured; `auto`: detect it.
             conn_options: attempts for each utterance, and the time for loading the model.
         """
         return WhisperStream(
             self,
-            self._vad,
+            self._vad or session_vad(),
             self._stream_options,
             decode=self.recognize,
             ahead=self.hear,
@@ -295,6 +353,7 @@ class LocalSTT(stt.STT[Any]):
         conn_options: APIConnectOptions,
     ) -> stt.SpeechEvent:
         with api_errors():
+            _check_buffer(buffer)
             # Only loading is bounded: a retry finds the load further on, whereas an utterance
             # that takes long to decode would take as long again.
             await asyncio.wait_for(self._load(), conn_options.timeout or None)
@@ -360,44 +419,24 @@ def shared_backend(config: STTConfig) -> Backend:
     return machine_backend(Target.of(config), fallback)
 
 
-def _is_elsewhere(config: STTConfig) -> bool:
-    """Whether another machine decodes, which has engines and files of its own."""
-    remote = config.host is not None and config.host.startswith("http")
-    return remote and config.backend == "host"
-
-
-def _check(key: ModelKey, options: DecodeOptions, *, elsewhere: bool) -> None:
-    if not elsewhere:
-        engines.check(key)
-        models.check_reference(key.engine, key.model)
-    if options.hotwords and not engines.ENGINES[key.engine].hotwords:
-        logger.warning("hotwords (STT_HOTWORDS): %s has none, they are left out", key.engine)
-    _check_english(key, options)
+def _check_buffer(buffer: object) -> None:
+    frames = buffer if isinstance(buffer, (list, tuple)) else [buffer]
+    for frame in frames:
+        if not isinstance(frame, rtc.AudioFrame):
+            raise AudioError(
+                f"buffer: must be an rtc.AudioFrame or a list of them, not {type(frame).__name__}; "
+                "use transcribe(Audio.from_file(path)) or transcribe(Audio.from_bytes(data))"
+            )
 
 
 def check_changes(local: LocalSTT, changes: Mapping[str, Any]) -> None:
     """Raises `ConfigError` where this STT's model cannot do what options are changed to."""
     trial = Steering()
     trial.update(**changes)
-    _check_english(local.model_key, trial.change(local._options))
+    check_english(local.model_key, trial.change(local._options))
 
 
 def push_turn(steering: Steering, ev: ConversationItemAddedEvent) -> None:
     """Takes in what was said last in a session, by the user or the agent."""
     if isinstance(ev.item, llm.ChatMessage) and ev.item.role in ("user", "assistant"):
         steering.add_turn(ev.item.text_content or "")
-
-
-def _check_english(key: ModelKey, options: DecodeOptions) -> None:
-    if not key.model.endswith(".en"):
-        return
-    if options.language not in (None, "en"):
-        raise ConfigError(
-            f"language (STT_LANGUAGE): {options.language!r}: model {key.model!r} knows English "
-            f"only; use model {key.model.removesuffix('.en')!r}"
-        )
-    if options.task == "translate":
-        raise ConfigError(
-            f"task (STT_TASK): 'translate': model {key.model!r} knows English only; "
-            f"use model {key.model.removesuffix('.en')!r}"
-        )

@@ -6,30 +6,15 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from .audio import SAMPLE_RATE as SAMPLE_RATE
+from .audio import WINDOW_SECONDS as WINDOW_SECONDS
+from .audio import Audio as Audio
 
-SAMPLE_RATE = 16_000
-"""Samples per second that Whisper was trained on; every `Audio` has this rate."""
-
-WINDOW_SECONDS = 30.0
-"""The longest audio that Whisper decodes at once, in seconds (Radford et al. 2022, section 2.2)."""
+MAX_TEXT = 2**20
+"""Bytes of a prompt, or of hotwords; engines use the last few hundred words."""
 
 Task = Literal["transcribe", "translate"]
 Window = Literal["adaptive", "full"]
-
-
-@dataclass(frozen=True, eq=False)
-class Audio:
-    """Sound, as the engines take it."""
-
-    samples: NDArray[np.float32]
-    """One-dimensional, mono, 16 kHz, between -1.0 and 1.0."""
-
-    @property
-    def duration(self) -> float:
-        """Length in seconds."""
-        return len(self.samples) / SAMPLE_RATE
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from .. import metrics
 from ..cache import CacheEntry
 from ..errors import ConfigError, WhisperError
-from ..languages import language_code
+from ..languages import parse_language
 from ..types import WINDOW_SECONDS, DecodeOptions, ModelKey, Task, Urgency, Utterance, Window
 from ..version import __version__
 from . import wire
-from .exchange import CallerGone, Lease, error_response, received, unless_gone
+from .exchange import CallerGone, Lease, counted, error_response, received, unless_gone
 from .guard import Guard
 from .state import HostState
 
@@ -81,16 +82,16 @@ class Question(Key):
             "requestBody": {"required": True, "content": body},
         }
 
-    def to_options(self, request: Request) -> DecodeOptions:
+    def to_options(self, text: Mapping[str, str]) -> DecodeOptions:
         try:
-            language = language_code(self.language) if self.language else None
+            language = parse_language(self.language)
         except ValueError as exc:
             raise ConfigError(f"language: {exc}") from exc
         return DecodeOptions(
             language=language,
             task=self.task,
-            prompt=wire.private_text(request.headers, wire.PROMPT),
-            hotwords=wire.private_text(request.headers, wire.HOTWORDS),
+            prompt=text.get("prompt"),
+            hotwords=text.get("hotwords"),
             beam_size=self.beam_size,
             word_timestamps=self.word_timestamps,
             window=self.window,
@@ -109,6 +110,7 @@ def create_app(state: HostState, token: str | None = None) -> FastAPI:
     app.add_middleware(Guard, token=token)
     app.add_exception_handler(WhisperError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_refused)
     app.add_exception_handler(CallerGone, _on_gone)
     app.add_exception_handler(ClientDisconnect, _on_gone)
     _add_operation(app, state)
@@ -151,6 +153,8 @@ def _add_operation(app: FastAPI, state: HostState) -> None:
             "load": state.backend.load(),
             "queue": {urgency.name.lower(): n for urgency, n in state.backend.depth().items()},
             "requests": state.requests,
+            "waiting": sum(state.backend.depth().values()),
+            "served": state.served,
             "leases": state.leases.total(),
         }
 
@@ -185,20 +189,28 @@ def _add_work(app: FastAPI, state: HostState) -> None:
 
     @app.post(wire.TRANSCRIBE, responses=refusals, openapi_extra=Question.described())
     async def transcribe(request: Request) -> Response:
-        """Decodes one utterance: raw samples, mono, 16 kHz."""
+        """Decodes one utterance: raw samples, mono, 16 kHz.
+
+        With a header `Whisper-Text-Bytes: N`, the first N bytes of the body are a JSON object with
+        `prompt`, `hotwords`, or both.
+        """
         if state.draining.is_set():
             raise wire.Draining("this host is about to end")
         question = Question.of(request)
-        key, options = question.to_key(), question.to_options(request)
+        key = question.to_key()
+        question.to_options({})  # what is wrong in it is told before the body is read
         if not state.knows(key):
             raise wire.NotLeased(f"model: {key.model!r}: neither started with nor leased")
         with state.requesting():
             async with received(request, state) as body:
                 urgency = Urgency[question.urgency.upper()]
-                sound = wire.decode_audio(body, question.samples)
+                text, samples = wire.split_body(body, request.headers.get(wire.TEXT))
+                options = question.to_options(text)
+                sound = wire.decode_audio(samples, question.samples)
                 utterance = Utterance(sound, question.start, question.stream, urgency)
                 work = state.backend.transcribe(key, utterance, options)
                 transcript = await unless_gone(work, request.receive)
+        state.served += 1
         return JSONResponse(asdict(transcript))
 
     # The same without FastAPI, which describes it: whoever asks waits for less.
@@ -221,6 +233,13 @@ async def _on_invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     fields = ({**error, "loc": error["loc"][1:]} for error in exc.errors())  # without "body"
     return await _on_error(request, ConfigError(_wrong(fields)))
+
+
+async def _on_refused(request: Request, exc: Exception) -> Response:
+    """What the framework refuses: no such path or method, a body that it cannot parse."""
+    assert isinstance(exc, HTTPException)
+    message = f"{request.method} {request.url.path}: {exc.detail}"
+    return JSONResponse(counted(ConfigError(message)), exc.status_code, exc.headers)
 
 
 def _wrong(errors: Iterable[Mapping[str, Any]]) -> str:

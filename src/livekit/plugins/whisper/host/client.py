@@ -8,25 +8,33 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import metrics
-from ..backend import LocalBackend
+from ..backend import LocalBackend, check_text
 from ..errors import AudioError, HostCrashed, HostUnavailable
 from ..log import logger
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
 from . import wire
-from .connection import Connection, HostGone, LeaseEnded, open_connection
+from .answers import Absent, Backoff, NotNow, is_shortage, unanswered
+from .connection import Connection, open_connection
+from .lease import HostGone, LeaseEnded
 from .loop import OwnLoop
 from .place import HostSpec, Place, Target
+
+T = TypeVar("T")
 
 CRASHES = 3
 """An utterance, or a model's load, during which so many hosts crash is likely their reason to."""
 ENDS = 20
 """How often a host may end in good order, or refuse since it is about to, before we give up."""
+PATIENCE_SECONDS = 30.0
+FALLBACK_SECONDS = 2.0
+"""How long what may pass (no answer in time, a proxy's error, no more file descriptors) is tried
+again, without a fallback and with one."""
 ABSENT_SECONDS = 30.0
 """How long a host that could not be had is not asked for again where there is a fallback, and a
 model whose load crashes hosts is not asked for again at all."""
@@ -55,6 +63,7 @@ class HostBackend:
     ) -> None:
         self._spec, self._address, self._token = spec or HostSpec(), address, token
         self._fallback = fallback
+        self._patience = FALLBACK_SECONDS if fallback else PATIENCE_SECONDS
         self._name = uuid.uuid4().hex[:12]
         self._loop = OwnLoop("whisper-host-client")
         self._lock = threading.RLock()  # the garbage collector may release in any thread
@@ -67,6 +76,7 @@ class HostBackend:
         self._instead_for: set[ModelKey] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._warned = False
+        self._met = address is None
 
     def hold(self, key: ModelKey) -> None:
         """See `Backend.hold`."""
@@ -84,7 +94,7 @@ class HostBackend:
 
     async def prewarm(self, key: ModelKey) -> bool:
         """See `Backend.prewarm`."""
-        return await self._loop.run(self._prewarm(key))
+        return await self._run(lambda: self._prewarm(key))
 
     async def transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
@@ -96,13 +106,24 @@ class HostBackend:
             HostUnavailable: there is no host and no fallback.
             WhisperError: see `Backend.transcribe`.
         """
-        return await self._loop.run(self._transcribe(key, utterance, options))
+        return await self._run(lambda: self._transcribe(key, utterance, options))
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
         await self._loop.aclose(self._disconnect)
         if self._fallback:
             await self._fallback.aclose()
+
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs it on the loop, whose own start needs file descriptors."""
+        tries = _Tries(self._patience)
+        while True:
+            try:
+                return await self._loop.run(work())
+            except OSError as exc:
+                if not is_shortage(exc):
+                    raise
+                await tries.pause(unanswered("this machine", exc))
 
     async def _prewarm(self, key: ModelKey) -> bool:
         self.hold(key)  # nobody else's release ends the lease meanwhile
@@ -121,24 +142,26 @@ class HostBackend:
                 f"{utterance.audio.duration:.0f} s of audio; the host takes up to "
                 f"{wire.MAX_SECONDS:.0f} s at once: send it in parts, or set STT_BACKEND=process"
             )
+        check_text(options)
         # Other processes have streams of the same name.
         ours = replace(utterance, stream=utterance.stream and f"{self._name}-{utterance.stream}")
-        crashes = 0
+        tries = _Tries(self._patience)
         self.hold(key)
         try:
-            for _ in range(ENDS):
+            while True:
                 connection, _ = await self._leased(key)
                 try:
                     return await connection.transcribe(key, ours, options)
+                except NotNow as exc:
+                    await tries.pause(exc)
                 except HostGone as gone:
                     self._lost(connection, gone)
-                    crashes += gone.crashed
-                    if crashes >= CRASHES:
+                    tries.count(gone)
+                    if tries.crashes >= CRASHES:
                         raise HostCrashed(
-                            f"{crashes} hosts have ended unasked while they decoded one utterance; "
+                            f"{CRASHES} hosts have ended unasked while they decoded one utterance; "
                             "look at their log: livekit-whisper host logs"
                         ) from gone
-            raise HostUnavailable(f"{ENDS} hosts have ended, one after the other")
         except HostUnavailable as exc:
             backend = self._instead(key, exc)
             metrics.HOST_FALLBACKS.labels(exc.code).inc()
@@ -148,8 +171,8 @@ class HostBackend:
 
     async def _leased(self, key: ModelKey) -> tuple[Connection, bool]:
         """A host that has loaded a model and keeps it for us; and whether it had it before."""
-        crashes = 0
-        for _ in range(ENDS):
+        tries = _Tries(self._patience)
+        while True:
             if time.monotonic() < self._crashing.get(key, 0.0):
                 raise HostCrashed(
                     f"hosts end unasked while they load {key}: too little memory, or a damaged "
@@ -162,10 +185,13 @@ class HostBackend:
                 there = await connection.lease(key)
             except LeaseEnded:
                 continue
+            except NotNow as exc:
+                await tries.pause(exc)
+                continue
             except HostGone as gone:
                 self._lost(connection, gone)
-                crashes += gone.crashed
-                if crashes >= CRASHES:
+                tries.count(gone)
+                if tries.crashes >= CRASHES:
                     self._crashing[key] = time.monotonic() + ABSENT_SECONDS
                 continue
             logger.info(
@@ -176,7 +202,6 @@ class HostBackend:
                 there,
             )
             return connection, there
-        raise HostUnavailable(f"{ENDS} hosts have ended, one after the other")
 
     async def _connect(self) -> Connection:
         """The one connection; made once, whoever asks meanwhile."""
@@ -190,19 +215,33 @@ class HostBackend:
         return await asyncio.shield(self._connecting)
 
     async def _open(self) -> Connection:
+        tries = _Tries(self._patience)
         try:
-            self._connection = await open_connection(
-                self._spec, self._address, self._token, self._on_lost
-            )
+            while True:
+                try:
+                    self._connection = await open_connection(
+                        self._spec, self._address, self._token, self._on_lost
+                    )
+                    break
+                except NotNow as exc:
+                    await tries.pause(exc)
+                except Absent as exc:  # a host that we have met may come back
+                    if not self._met:
+                        raise
+                    await tries.pause(exc)
         except HostUnavailable as exc:
-            if self._fallback:
-                self._absent = time.monotonic() + ABSENT_SECONDS, exc
+            self._do_without(exc)
             raise
         finally:
             self._connecting = None
-        self._absent = None
+        self._absent, self._met = None, True
         self._give_back()
         return self._connection
+
+    def _do_without(self, exc: HostUnavailable) -> None:
+        """Asks for no host for a while, where there is a fallback."""
+        if self._fallback:
+            self._absent = time.monotonic() + ABSENT_SECONDS, exc
 
     def _lost(self, connection: Connection, gone: HostGone) -> None:
         """Takes no more from a host; what it still decodes it may finish, if it has not crashed."""
@@ -212,7 +251,9 @@ class HostBackend:
         if gone.crashed:
             metrics.HOST_RESTARTS.inc()
             logger.warning("[WHISPER-HOST] host pid=%d has crashed, or hangs", connection.pid)
-        self._background(connection.retire(at_once=gone.crashed))
+        if gone.hangs:
+            self._do_without(gone.hangs)
+        self._background(connection.retire(gone))
 
     def _on_lost(self, connection: Connection, gone: HostGone) -> None:
         """A host ended that kept models for us: after a crash they are made warm again at once."""
@@ -265,12 +306,38 @@ class HostBackend:
         await asyncio.gather(*under_way, return_exceptions=True)
         if self._connection:
             connection, self._connection = self._connection, None
-            await connection.retire(at_once=True)
+            await connection.retire(HostGone(crashed=True))
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _Tries:
+    """What one piece of work may go through before it is given up.
+
+    Args:
+        patience: seconds of what may pass.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._backoff = Backoff(patience)
+        self._ends = 0
+        self.crashes = 0
+
+    async def pause(self, exc: HostUnavailable) -> None:
+        """Waits until it may be tried again; raises what made it necessary when time is up."""
+        if (seconds := self._backoff.pause()) is None:
+            raise exc
+        await asyncio.sleep(seconds)
+
+    def count(self, gone: HostGone) -> None:
+        """Counts a host that has ended."""
+        self._ends += 1
+        self.crashes += gone.crashed
+        if self._ends >= ENDS:
+            raise HostUnavailable(f"{ENDS} hosts have ended, one after the other")
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -33,30 +34,45 @@ LogOption = Annotated[int, typer.Option("--lines", "-n", min=1, help="How many o
 def start() -> None:
     """Start the host that the configuration (STT_*) asks for, unless it runs."""
     place = start_or_join(Target.of(STTConfig()).spec)
-    _out.print(_line(place, ask(place)))
+    _out.print(_line(str(place), ask(place)))
 
 
 @app.command()
-def status() -> None:
-    """The hosts of this user, what they have loaded, and how busy they are."""
-    running = False
-    for place in places():
-        try:
-            facts = ask(place)
-        except HostUnavailable as exc:
-            running = True
-            _out.print(str(exc))
-            continue
-        if facts is None:
-            continue
-        running = True
-        _out.print(_line(place, facts))
-        for model in (ask(place, wire.MODELS) or {"data": ()})["data"]:
+def status(
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON array: what each host says of itself (/v1/host)."),
+    ] = False,
+) -> None:
+    """The hosts of this user, what they have loaded, and how busy they are.
+
+    Of requests it says how many are under way, how many of those wait for a decoder, and how many
+    were served since the host started. The status is 3 where no host runs.
+    """
+    found = [facts for place in places() if (facts := _look(place))]
+    if as_json:
+        _out.print(json.dumps(found))
+    for facts in [] if as_json else found:
+        _out.print(facts["error"] or _line(facts["address"], facts))
+        for model in facts["models"]:
             size = f"{model['bytes'] / 2**20:.0f} MiB" if model["loaded"] else "not loaded"
             _out.print(f"    {model['id']}  {size}  leases={model['leases']}")
-    if not running:
-        _out.print(f"no host runs ({directory()})")
+    if not found:
+        if not as_json:
+            _out.print(f"no host runs ({directory()})")
         raise typer.Exit(3)
+
+
+def _look(place: Place) -> dict[str, Any] | None:
+    """What a host says of itself, its `address`, its `models`, and the `error` if it does not
+    answer; None where there is none."""
+    known: dict[str, Any] = {"address": str(place), "error": None, "models": []}
+    try:
+        facts = ask(place)
+        models = facts and ask(place, wire.MODELS)
+    except HostUnavailable as exc:
+        return {**known, "error": str(exc)}
+    return {**known, **facts, "models": models["data"]} if facts and models else None
 
 
 @app.command()
@@ -126,13 +142,14 @@ def run(
     asyncio.run(serve(target.spec, listener, models=keys, token=token, forever=True))
 
 
-def _line(place: Place, facts: Any) -> str:
+def _line(address: str, facts: Any) -> str:
     if not facts:
-        return f"{place}  has ended"
+        return f"{address}  has ended"
     age = time.time() - facts["started"]
     return (
-        f"{place}  pid={facts['pid']}  version={facts['version']}  up={age:.0f}s  "
-        f"load={facts['load']:.2f}  leases={facts['leases']}  requests={facts['requests']}"
+        f"{address}  pid={facts['pid']}  version={facts['version']}  up={age:.0f}s  "
+        f"load={facts['load']:.2f}  leases={facts['leases']}  requests={facts['requests']} "
+        f"(waiting {facts['waiting']}, served {facts['served']})"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,10 +14,12 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from ..errors import BackendClosed, HostUnavailable
+from ..errors import HostUnavailable, WhisperError
 from ..types import DecodeOptions, ModelKey, Transcript, Utterance
 from . import wire
-from .place import HostSpec, Place
+from .answers import Absent, NotNow, foreign, is_end, unanswered, understood
+from .lease import LOST, HostGone, Lease
+from .place import HostSpec, Place, Unusable
 from .process import ANSWER_SECONDS, start_or_join
 from .trust import check_peer
 
@@ -26,25 +27,9 @@ T = TypeVar("T")
 
 AT_ONCE = 2**20
 """Bytes of a body that is no trouble to the event loop: 32 seconds of 16 bits."""
-SILENT_SECONDS = 5 * wire.BEAT_SECONDS
-"""A host whose leases say nothing for so long hangs. One that is only busy says something: its
-event loop has little to do."""
 
-
-class HostGone(Exception):
-    """The host has ended, or is about to; another one can answer.
-
-    Args:
-        crashed: whether it ended unasked, or hangs.
-    """
-
-    def __init__(self, *, crashed: bool) -> None:
-        super().__init__()
-        self.crashed = crashed
-
-
-class LeaseEnded(Exception):
-    """Whoever wanted a model has let it go before it was loaded."""
+SETTLE_SECONDS = 0.05
+"""For the event loop to hear of all connections of a host that has ended."""
 
 
 class Connection:
@@ -53,6 +38,7 @@ class Connection:
     Args:
         session: whose connections lead to it.
         url: what its paths are added to.
+        where: its address, for messages.
         facts: what it answered.
         on_lost: called when it ends while it keeps a model for us.
     """
@@ -61,14 +47,17 @@ class Connection:
         self,
         session: aiohttp.ClientSession,
         url: str,
+        where: object,
         facts: dict[str, Any],
         on_lost: Callable[[Connection, HostGone], None],
     ) -> None:
         self._session, self._url, self._on_lost = session, url, on_lost
+        self.where = where
         self.pid = int(facts["pid"])
-        self._leases: dict[ModelKey, _Lease] = {}
+        self._instance = facts.get("instance")
+        self._leases: dict[ModelKey, Lease] = {}
         self._requests = 0
-        self._retired = False
+        self._gone: HostGone | None = None
 
     def leases(self, key: ModelKey) -> bool:
         """Whether a model is loaded and kept for us."""
@@ -83,23 +72,29 @@ class Connection:
 
         Raises:
             HostGone: the host has ended.
+            NotNow: this one exchange failed.
             LeaseEnded: see there.
             WhisperError: it cannot be loaded.
         """
-        if self._retired:
-            raise HostGone(crashed=False)
-        lease = self._leases.get(key)
-        if lease is None:
-            lease = self._leases[key] = _Lease()
-            lease.task = asyncio.ensure_future(self._keep(key, lease))
-            return await asyncio.shield(lease.there)
-        await asyncio.shield(lease.there)
-        return True
+        if self._gone:
+            raise self._gone
+        if lease := self._leases.get(key):
+            await asyncio.shield(lease.there)
+            return True
+
+        def on_end(gone: HostGone | None) -> None:
+            if self._leases.get(key) is lease:
+                del self._leases[key]
+            if gone:
+                self._on_lost(self, gone)
+
+        lease = self._leases[key] = Lease(self, key, on_end)
+        return await asyncio.shield(lease.there)
 
     def let_go(self, key: ModelKey) -> None:
         """Ends a lease, loaded or not."""
-        if (lease := self._leases.pop(key, None)) and lease.task:
-            lease.task.cancel()
+        if lease := self._leases.pop(key, None):
+            lease.end()
 
     async def transcribe(
         self, key: ModelKey, utterance: Utterance, options: DecodeOptions
@@ -108,97 +103,100 @@ class Connection:
 
         Raises:
             HostGone: the host has ended, with or without having decoded it.
+            NotNow: this one exchange failed.
             WhisperError: see `Backend.transcribe`.
         """
-        if self._retired:
-            raise HostGone(crashed=False)
-        query, headers = wire.request(key, utterance, options)
-        headers["Content-Type"] = "application/octet-stream"
-        sound, query["samples"] = wire.encode_audio(utterance.audio)
-        # At once if it is short: aiohttp sends a file in parts, and does other things between them.
-        body = sound if len(sound) <= AT_ONCE else io.BytesIO(sound)
+        if self._gone:
+            raise self._gone
         self._requests += 1
         try:
-            async with self._session.post(
-                self._url + wire.TRANSCRIBE, params=query, headers=headers, data=body
-            ) as answer:
-                found = await answer.json()
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise HostGone(crashed=True) from exc
+            return await self._transcribe(key, utterance, options)
+        except (
+            wire.NotLeased,
+            Absent,
+        ) as exc:  # its lease was lost, or its host, and another one answers
+            failed: Exception = NotNow(str(exc))
+        except NotNow as exc:
+            failed = exc
+        except WhisperError as exc:
+            failed = HostGone(crashed=False) if is_end(exc) else exc
+            raise failed from exc
         finally:
             self._requests -= 1
-            if self._retired and not self._requests:
+            if self._gone and not self._requests:
                 await self._session.close()
-        if answer.status == 200:
-            return wire.decode_transcript(found)
-        error = _error(found)
-        # Ours has ended, and another process has started the one that answers.
-        if isinstance(error, wire.NotLeased):
-            raise HostGone(crashed=False) from error
-        raise error
+        if isinstance(gone := await self.look(), HostGone):
+            raise gone from failed
+        raise failed
 
-    async def retire(self, *, at_once: bool) -> None:
+    async def _transcribe(
+        self, key: ModelKey, utterance: Utterance, options: DecodeOptions
+    ) -> Transcript:
+        query, headers, text = wire.request(key, utterance, options)
+        sound, query["samples"] = wire.encode_audio(utterance.audio)
+        # At once if it is short: aiohttp sends a file in parts, and does other things between them.
+        whole = text + sound if text else sound
+        body = whole if len(whole) <= AT_ONCE else io.BytesIO(whole)
+        try:
+            async with self.post(
+                wire.TRANSCRIBE, params=query, headers=headers, data=body
+            ) as answer:
+                data = await answer.read()
+        except LOST as exc:
+            raise unanswered(self.where, exc) from exc
+        found = understood(self.where, answer.status, data)
+        try:
+            return wire.decode_transcript(found)
+        except (TypeError, KeyError) as exc:
+            raise foreign(self.where, answer.status, data) from exc
+
+    def post(self, path: str, **options: Any) -> Any:
+        """A request, as aiohttp has it; redirects are answers of others."""
+        return self._session.post(self._url + path, allow_redirects=False, **options)
+
+    async def look(self) -> HostGone | NotNow | None:
+        """Whether the host lives, after an exchange has failed or nothing was heard of it.
+
+        Returns:
+            None: it answers; `NotNow`: nobody can tell; `HostGone`: it does not, or another does.
+        """
+        if self._gone:
+            return self._gone
+        try:
+            facts = await _get(self._session, self._url, self.where, wire.HOST)
+        except Absent as exc:
+            await asyncio.sleep(SETTLE_SECONDS)
+            if any(lease.open for lease in self._leases.values()):
+                return NotNow(str(exc))  # it lives, and only its socket is gone
+            return self._gone or HostGone(crashed=True)
+        except NotNow as exc:
+            return self._gone or exc
+        except WhisperError:
+            return HostGone(crashed=False)
+        if not isinstance(facts, dict) or facts.get("instance") != self._instance:
+            return HostGone(crashed=True)
+        return HostGone(crashed=False) if facts.get("draining") else None
+
+    async def has(self, key: ModelKey) -> bool:
+        """Whether the host says that a model is loaded; False where it does not say."""
+        try:
+            found = await _get(self._session, self._url, self.where, wire.MODELS)
+            wanted = vars(key).items()
+            return any(each["loaded"] and wanted <= each.items() for each in found["data"])
+        except (WhisperError, TypeError, KeyError):
+            return False
+
+    async def retire(self, gone: HostGone) -> None:
         """Ends all leases, and takes no more requests.
 
         Args:
-            at_once: requests under way fail as `HostGone`; else they are finished first.
+            gone: why; after a crash requests under way fail with it, else they are finished first.
         """
-        self._retired = True
+        self._gone = gone
         for key in list(self._leases):
             self.let_go(key)
-        if at_once or not self._requests:
+        if gone.crashed or not self._requests:
             await self._session.close()
-
-    async def _keep(self, key: ModelKey, lease: _Lease) -> None:
-        """Reads a lease's answer until it ends."""
-        try:
-            gone = await self._read(key, lease)
-        except asyncio.CancelledError:
-            lease.fail(LeaseEnded())
-            raise
-        except Exception as exc:
-            self._leases.pop(key, None)
-            return lease.fail(exc)
-        self._leases.pop(key, None)
-        if lease.loaded:
-            self._on_lost(self, gone)
-        lease.fail(gone)
-
-    async def _read(self, key: ModelKey, lease: _Lease) -> HostGone:
-        body = {name: value for name, value in vars(key).items() if value is not None}
-        timeout = aiohttp.ClientTimeout(sock_connect=ANSWER_SECONDS, sock_read=SILENT_SECONDS)
-        try:
-            async with self._session.post(
-                self._url + wire.LEASE, json=body, timeout=timeout
-            ) as answer:
-                if answer.status != 200:
-                    raise _error(await answer.json())
-                async for line in answer.content:
-                    fact = json.loads(line)
-                    if "error" in fact:
-                        raise _error(fact)
-                    if "draining" in fact:
-                        return HostGone(crashed=False)
-                    if "loaded" in fact:
-                        lease.there.set_result(fact["there"])
-        except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError):
-            pass
-        return HostGone(crashed=True)
-
-
-class _Lease:
-    def __init__(self) -> None:
-        self.there: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def loaded(self) -> bool:
-        return self.there.done() and not self.there.exception()
-
-    def fail(self, exc: Exception) -> None:
-        if not self.there.done():
-            self.there.set_exception(exc)
-            self.there.exception()  # whoever waits is told; nobody need wait
 
 
 async def open_connection(
@@ -210,7 +208,10 @@ async def open_connection(
     """Finds the host, or starts it, and shakes hands.
 
     Raises:
-        HostUnavailable: there is none, or it is of another version.
+        NotNow: nobody answers as a host does, or not in time.
+        Absent: nobody listens there.
+        Unusable: it wants another token, or is of another version.
+        HostUnavailable: there is none, and none can be started.
     """
     place = address
     if place is None:
@@ -227,9 +228,13 @@ async def open_connection(
         trust_env=False,
     )
     try:
-        facts = await _handshake(session, url, place)
+        facts = await _get(session, url, place, wire.HOST)
         _check(facts, None if address else spec, place)
-        return Connection(session, url, facts, on_lost)
+        return Connection(session, url, place, facts, on_lost)
+    except wire.NotAuthorized as exc:
+        with suppress(Exception):
+            await session.close()
+        raise Unusable(f"host (STT_HOST): {place}: {exc}") from exc
     except BaseException:
         with suppress(Exception):
             await session.close()
@@ -252,43 +257,30 @@ class _TrustedConnector(aiohttp.UnixConnector):
         return protocol
 
 
-async def _handshake(
-    session: aiohttp.ClientSession, url: str, place: Place | str
-) -> dict[str, Any]:
+async def _get(session: aiohttp.ClientSession, url: str, where: object, path: str) -> Any:
+    """The answer to a short question, over a connection of its own or an idle one."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
-        async with session.get(url + wire.HOST, timeout=timeout) as answer:
-            found = await answer.json()
-    except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError) as exc:
-        raise HostUnavailable(
-            f"host (STT_HOST): no host answers at {place} ({type(exc).__name__}: {exc})"
-        ) from exc
-    if answer.status != 200:
-        raise HostUnavailable(f"host (STT_HOST): {place}: {_error(found)}")
-    if not isinstance(found, dict) or not {"protocol", "fingerprint", "pid"} <= found.keys():
-        raise HostUnavailable(
-            f"host (STT_HOST): what answers at {place} is no livekit-whisper host"
-        )
-    return found
+        async with session.get(url + path, timeout=timeout, allow_redirects=False) as answer:
+            body = await answer.read()
+    except (*LOST, RuntimeError) as exc:  # RuntimeError: the session was closed meanwhile
+        raise unanswered(where, exc) from exc
+    return understood(where, answer.status, body)
 
 
-def _check(facts: dict[str, Any], spec: HostSpec | None, where: Place | str) -> None:
+def _check(facts: Any, spec: HostSpec | None, where: Place | str) -> None:
+    if not isinstance(facts, dict) or not {"protocol", "fingerprint", "pid"} <= facts.keys():
+        raise Unusable(f"host (STT_HOST): what answers at {where} is no livekit-whisper host")
     if facts["protocol"] != wire.PROTOCOL:
-        raise HostUnavailable(
+        raise Unusable(
             f"the host at {where} speaks protocol {facts['protocol']}, this version "
             f"{wire.PROTOCOL}: run the same version of livekit-plugins-whisper on both sides"
         )
     if spec and facts["fingerprint"] != spec.fingerprint:
-        raise HostUnavailable(
+        raise Unusable(
             f"the host at {where} runs other code or with other settings than this process: "
             "livekit-plugins-whisper was changed meanwhile, start this process anew"
         )
-
-
-def _error(found: object) -> Exception:
-    error = wire.decode_error(found)
-    gone = isinstance(error, (wire.Draining, BackendClosed))
-    return HostGone(crashed=False) if gone else error
 
 
 async def _in_daemon(work: Callable[[], T]) -> T:

@@ -25,6 +25,10 @@ MAX_PENDING = 256 * 2**20
 """Bytes of audio that may be here at once; past them requests are refused."""
 
 
+UNBUFFERED = {"X-Accel-Buffering": "no", "Cache-Control": "no-store, no-transform"}
+"""What keeps proxies from holding back an answer that comes in parts."""
+
+
 class CallerGone(Exception):
     """Nobody waits for the answer any more."""
 
@@ -79,7 +83,7 @@ class Lease(Response):
     media_type = "application/x-ndjson"
 
     def __init__(self, state: HostState, key: ModelKey) -> None:
-        super().__init__()
+        super().__init__(headers=UNBUFFERED)
         self._state, self._key = state, key
         del self.headers["content-length"]
 
@@ -92,6 +96,7 @@ class Lease(Response):
             try:
                 there = await self._beating(self._state.backend.prewarm(self._key), receive, send)
             except WhisperError as exc:
+                logger.error("[WHISPER-LOAD] key=%s failed: %s", self._key, exc)
                 return await self._say(send, counted(exc), more=False)
             await self._say(send, {"loaded": True, "there": there})
             await self._beating(self._state.draining.wait(), receive, send)

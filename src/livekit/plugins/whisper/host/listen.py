@@ -40,6 +40,25 @@ class UnixListener:
             raise
         self._inode = self._path.lstat().st_ino
 
+    def is_removed(self) -> bool:
+        """Whether the file of the socket is gone, or is another's: nobody new can find us."""
+        try:
+            return self._path.lstat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def bind_again(self) -> None:
+        """Makes another socket in place of one that is removed; its connections stay open.
+
+        Raises:
+            HostUnavailable: something else is in its place.
+        """
+        if not self._path.parent.is_dir():
+            raise HostUnavailable(f"{self._path.parent}: is removed")
+        listening = self._bind()
+        self.socket.close()
+        self.socket, self._inode = listening, self._path.stat().st_ino
+
     def close(self) -> None:
         """Makes way for the next host at once; connections that are open stay open."""
         with suppress(FileNotFoundError):

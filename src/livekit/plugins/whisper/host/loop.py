@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -40,6 +41,7 @@ class OwnLoop:
 
         Raises:
             BackendClosed: there is no loop any more, or it is the parent process's.
+            OSError: this process has no more file descriptors for a loop.
         """
         try:
             with self._lock:
@@ -50,6 +52,7 @@ class OwnLoop:
                         "a connection does not survive a fork; make the STT in the new process"
                     )
                 if self._loop is None:
+                    _check_files()
                     self._loop = asyncio.new_event_loop()
                     self._thread = threading.Thread(
                         target=_run, args=(self._loop,), name=self._name, daemon=True
@@ -84,6 +87,13 @@ class OwnLoop:
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(last(), loop))
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(self._thread.join)
+
+
+def _check_files() -> None:
+    """Raises where the three files of a loop cannot be opened: asyncio would leave half a loop."""
+    first, second = socket.socketpair()
+    with first, second:
+        os.close(os.dup(first.fileno()))
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

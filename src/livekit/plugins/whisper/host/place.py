@@ -36,6 +36,12 @@ MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 _PACKAGES = ("ctranslate2", "faster-whisper", "openai-whisper", "torch")
 
 
+class Unusable(HostUnavailable):
+    """A host, or the directory of one, that is not ours to use, whenever we try."""
+
+    retryable = False
+
+
 @dataclass(frozen=True)
 class HostSpec:
     """What a host is started with. Processes with an equal one, of the same install, share it."""
@@ -99,7 +105,7 @@ class Place:
         """
         folder = self.socket.parent
         if len(os.fsencode(self.socket)) > MAX_SOCKET_PATH:
-            raise HostUnavailable(
+            raise Unusable(
                 f"{self.socket}: longer than the {MAX_SOCKET_PATH} bytes that the path of a socket "
                 "may have; set XDG_RUNTIME_DIR to a shorter one"
             )
@@ -108,19 +114,19 @@ class Place:
                 folder.mkdir(0o700, parents=True, exist_ok=True)
             found = folder.lstat()
         except OSError as exc:
-            raise HostUnavailable(
+            raise Unusable(
                 f"{folder}: cannot be used ({exc.strerror}); set XDG_RUNTIME_DIR to a directory "
                 "of your own"
             ) from exc
         if not stat.S_ISDIR(found.st_mode):
-            raise HostUnavailable(f"{folder}: is no directory; remove it")
+            raise Unusable(f"{folder}: is no directory; remove it")
         if found.st_uid != os.getuid():
-            raise HostUnavailable(
+            raise Unusable(
                 f"{folder}: belongs to user {found.st_uid}, not to you ({os.getuid()}); "
                 "set XDG_RUNTIME_DIR to a directory of your own"
             )
         if stat.S_IMODE(found.st_mode) & 0o077:
-            raise HostUnavailable(
+            raise Unusable(
                 f"{folder}: others may enter it (mode {stat.S_IMODE(found.st_mode):o}); "
                 f"run: chmod 700 {folder}"
             )
@@ -138,7 +144,7 @@ def directory() -> Path:
     try:
         return Path(tempfile.gettempdir()) / f"livekit-whisper-{os.getuid()}"
     except FileNotFoundError as exc:
-        raise HostUnavailable(
+        raise Unusable(
             "there is no temporary directory that can be written to, for the host's socket; set "
             "XDG_RUNTIME_DIR to a directory of your own, or STT_BACKEND=process"
         ) from exc

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import http.client
-import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import HostUnavailable
+from ..errors import HostUnavailable, WhisperError
 from ..log import logger
 from ..machine import cores
 from . import orphans, trust, wire
+from .answers import NotNow, is_shortage, unanswered, understood
 from .environment import absolute_paths
 from .place import HostSpec, Place, Target
 
@@ -27,6 +28,8 @@ START_SECONDS = 60.0
 """For a host to answer after its start: one second on a quiet machine, more on a busy one."""
 ANSWER_SECONDS = 5.0
 """For a host that accepts connections to answer what it knows by heart."""
+KILLS = 10
+"""How many hosts in a row may be killed at their start before we give up."""
 MAX_LOG = 2**20
 """Bytes of a log that is put aside (as `.log.1`) when a host starts."""
 
@@ -59,20 +62,22 @@ def ask(
         headers = {wire.TOKEN: f"Bearer {token}".encode()} if token else {}
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        found = json.loads(answer.read())
+        body = answer.read()
     except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected):
         return None  # it ended meanwhile
     except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise HostUnavailable(
-            f"{where}: no host answers there ({type(exc).__name__}: {exc}); "
-            "run: livekit-whisper host logs, or: livekit-whisper host stop"
-        ) from exc
+        raise unanswered(where, exc) from exc
     finally:
         if connection:
             connection.close()
-    if answer.status >= 400:
-        raise HostUnavailable(f"{where}: {found}")
-    return found
+    try:
+        return understood(where, answer.status, body)
+    except NotNow:
+        raise
+    except WhisperError as exc:
+        error = HostUnavailable(f"{where}: {exc}")
+        error.retryable = exc.retryable
+        raise error from exc
 
 
 def ask_configured(target: Target, *, timeout: float = ANSWER_SECONDS) -> Any:
@@ -124,25 +129,52 @@ def owner_pid(place: Place) -> int | None:
 def start_or_join(spec: HostSpec) -> Place:
     """Sees to it that a host lives: one for all who ask at the same time. Blocking.
 
+    A host that is killed before its first answer is started again, a few times.
+
     Raises:
         HostUnavailable: it does not start, or its directory is not ours alone.
     """
     try:
         place = Place.of(spec)
         place.check()
-        if ask(place) is not None:
-            return place
-        deadline = time.monotonic() + START_SECONDS
-        with _locked(place.starting, deadline):
-            if ask(place) is None:
-                _start(spec, place, deadline)
-    except (OSError, RuntimeError) as exc:  # no more files, threads, memory, or room
+        deadline, killed = time.monotonic() + START_SECONDS, 0
+        while ask(place) is None:
+            try:
+                with _locked(place.starting, deadline):
+                    if ask(place) is None:
+                        _start(spec, place, deadline)
+            except _Killed as exc:
+                killed += 1
+                if killed >= KILLS or time.monotonic() > deadline:
+                    raise HostUnavailable(
+                        f"{killed} hosts were killed at their start, the last by {exc}; "
+                        f"look at {place.log}"
+                    ) from None
+            else:
+                break
+    except OSError as exc:
+        if is_shortage(exc):
+            raise unanswered("this machine", exc) from exc
+        raise HostUnavailable(f"the host cannot be started ({type(exc).__name__}: {exc})") from exc
+    except RuntimeError as exc:  # no more threads
         raise HostUnavailable(f"the host cannot be started ({type(exc).__name__}: {exc})") from exc
     return place
 
 
+class _Killed(Exception):
+    """A host that was killed, or told to end, before its first answer; says by what."""
+
+
 def _start(spec: HostSpec, place: Place, deadline: float) -> None:
-    """Starts a host in a session of its own, and waits until it answers."""
+    """Starts a host in a session of its own, and waits until it answers.
+
+    Raises:
+        HostUnavailable: it ends by itself, or does not answer in time.
+        _Killed: see there.
+    """
+    _wait_for_socket(place, deadline)
+    if ask(place) is not None:
+        return
     argv = [sys.executable, str(LAUNCHER), str(place.socket), spec.to_json()]
     started = time.monotonic()
     with _log_or_nothing(place.log) as log:
@@ -163,6 +195,8 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
     ).start()
     while ask(place) is None:
         if (status := child.poll()) is not None and ask(place) is None:
+            if status <= 0:  # 0: it was told to end
+                raise _Killed(signal.Signals(-status).name if status else "SIGTERM")
             raise HostUnavailable(
                 f"the host ended at its start with status {status}; look at {place.log}"
             )
@@ -174,6 +208,35 @@ def _start(spec: HostSpec, place: Place, deadline: float) -> None:
             )
         time.sleep(0.01)
     logger.info("[WHISPER-HOST] started pid=%d seconds=%.2f", child.pid, time.monotonic() - started)
+
+
+def _wait_for_socket(place: Place, deadline: float) -> None:
+    """Returns when no host lives here, or one that can be reached again.
+
+    A host whose socket file was removed holds its lock, and makes itself another one.
+    """
+    while _is_held(place.lock) and ask(place) is None:
+        if time.monotonic() > deadline:
+            raise HostUnavailable(
+                f"{place.lock}: a host lives there whose socket is gone, and which makes no other; "
+                "end that process"
+            )
+        time.sleep(0.05)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a living process has locked a file."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _note_end(child: subprocess.Popen[bytes]) -> None:

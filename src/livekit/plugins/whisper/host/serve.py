@@ -8,7 +8,7 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..types import ModelKey
 from . import orphans
 from .app import create_app
 from .guard import MAX_CONNECTIONS, MAX_HEADERS
-from .listen import TcpListener, UnixListener
+from .listen import BACKLOG, TcpListener, UnixListener
 from .place import HostSpec, Place
 from .state import HostState
 
@@ -32,6 +32,8 @@ HEAD_SECONDS = 10.0
 """For the head of a request to arrive, from its connection's start or its first byte."""
 KEEP_ALIVE_SECONDS = 60
 """For an idle connection; longer than clients keep one: they never write to a closed one."""
+LOOK_SECONDS = 1.0
+"""How often the host looks whether its socket is still there."""
 _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
@@ -120,6 +122,8 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain, signal.Signals(number).name)
     loading = [asyncio.create_task(_load(state, key)) for key in models]
+    if isinstance(listener, UnixListener):
+        loading.append(asyncio.create_task(_stay_reachable(listener, server, state, drain)))
     logger.info("[WHISPER-HOST] serves limits=%s", spec.limits)
     # uvicorn closes the sockets that it was given; ours is closed when it drains.
     await server.serve([listener.socket.dup()])
@@ -127,6 +131,34 @@ async def serve(
     for task in loading:
         task.cancel()
     await backend.aclose()
+
+
+async def _stay_reachable(
+    listener: UnixListener,
+    server: uvicorn.Server,
+    state: HostState,
+    drain: Callable[[str], None],
+) -> None:
+    """Makes a new socket when something removes ours: our lock keeps others from starting a host.
+
+    `/tmp` is swept by age on many systems.
+    """
+
+    def protocol() -> _Protocol:
+        return _Protocol(server.config, server.server_state, server.lifespan.state)
+
+    loop = asyncio.get_running_loop()
+    while not state.draining.is_set():
+        await asyncio.sleep(LOOK_SECONDS)
+        if state.draining.is_set() or not server.started or not listener.is_removed():
+            continue
+        try:
+            listener.bind_again()
+        except HostUnavailable as exc:
+            return drain(f"its socket is gone ({exc})")
+        logger.warning("[WHISPER-HOST] its socket was removed: made another one")
+        again = listener.socket.dup()
+        server.servers.append(await loop.create_server(protocol, sock=again, backlog=BACKLOG))
 
 
 async def _load(state: HostState, key: ModelKey) -> None:

@@ -36,6 +36,8 @@ class HostState:
     """How many processes want each model kept."""
     requests: int = 0
     """Utterances that are being received or decoded."""
+    served: int = 0
+    """Utterances that were decoded since the start."""
     pending: int = 0
     """Bytes of their audio."""
     on_idle: Callable[[bool], None] = lambda idle: None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
-from urllib.parse import quote, unquote
+from typing import Any, cast
 
 import numpy as np
 
 from .. import errors
-from ..errors import AudioError, EngineError, Overloaded, WhisperError
+from ..errors import AudioError, ConfigError, EngineError, Overloaded, WhisperError
 from ..types import (
+    MAX_TEXT,
     SAMPLE_RATE,
     Audio,
     DecodeOptions,
@@ -22,7 +23,7 @@ from ..types import (
     Word,
 )
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever an older client or host would misunderstand."""
 
 HOST = "/v1/host"
@@ -30,8 +31,9 @@ MODELS = "/v1/models"
 LEASE = "/v1/lease"
 TRANSCRIBE = "/v1/transcribe"
 
-PROMPT, HOTWORDS = "Whisper-Prompt", "Whisper-Hotwords"
-"""Headers, percent-encoded: what is private is not in the address, which proxies log."""
+TEXT = "Whisper-Text-Bytes"
+"""A header: the body begins with so many bytes of JSON, `{"prompt": …, "hotwords": …}`. What is
+private, and may be long, is neither in the address, which proxies log, nor in a header."""
 TOKEN = "Authorization"
 
 MAX_SECONDS = 900.0
@@ -40,7 +42,9 @@ SAMPLES = {"f32le": "<f4", "s16le": "<i2"}
 """How samples may come: as FFmpeg names it, and as NumPy does."""
 SAMPLE_BYTES = 4
 """Of the larger one."""
-MAX_BODY = int(MAX_SECONDS * SAMPLE_RATE) * SAMPLE_BYTES
+MAX_JSON = 2 * 6 * MAX_TEXT + 64
+"""Bytes of a prompt and hotwords as JSON, which may write a byte as six."""
+MAX_BODY = int(MAX_SECONDS * SAMPLE_RATE) * SAMPLE_BYTES + MAX_JSON
 
 BEAT_SECONDS = 2.0
 """A lease says something at least so often."""
@@ -77,7 +81,7 @@ def encode_audio(audio: Audio) -> tuple[memoryview, str]:
     return np.ascontiguousarray(audio.samples, "<f4").data.cast("B"), "f32le"
 
 
-def decode_audio(data: bytes | bytearray, samples: str) -> Audio:
+def decode_audio(data: bytes | bytearray | memoryview, samples: str) -> Audio:
     """What `encode_audio` made.
 
     Raises:
@@ -91,12 +95,14 @@ def decode_audio(data: bytes | bytearray, samples: str) -> Audio:
         )
     if len(data) // kind.itemsize > MAX_SECONDS * SAMPLE_RATE:
         raise AudioError(f"body: more than {MAX_SECONDS:.0f} s of audio; send it in parts")
-    found = np.frombuffer(data, kind).astype(np.float32, copy=False)
+    found = np.require(np.frombuffer(data, kind).astype(np.float32, copy=False), requirements="A")
     return Audio(found / np.float32(32768) if kind.kind == "i" else found)
 
 
-def request(key: ModelKey, utterance: Utterance, options: DecodeOptions) -> tuple[Query, Query]:
-    """The address's query and the headers of a request."""
+def request(
+    key: ModelKey, utterance: Utterance, options: DecodeOptions
+) -> tuple[Query, Query, bytes]:
+    """The address's query, the headers, and what the body begins with."""
     values: dict[str, Any] = {
         **asdict(key),
         "language": options.language,
@@ -110,14 +116,38 @@ def request(key: ModelKey, utterance: Utterance, options: DecodeOptions) -> tupl
         "urgency": utterance.urgency.name.lower(),
     }
     query = {name: str(value) for name, value in values.items() if value not in (None, "")}
-    private = {PROMPT: options.prompt, HOTWORDS: options.hotwords}
-    return query, {name: quote(text, safe=" ") for name, text in private.items() if text}
+    private = {"prompt": options.prompt, "hotwords": options.hotwords}
+    private = {name: text for name, text in private.items() if text}
+    text = json.dumps(private).encode() if private else b""
+    headers = {"Content-Type": "application/octet-stream"}
+    return query, headers | ({TEXT: str(len(text))} if text else {}), text
 
 
-def private_text(headers: Mapping[str, str], name: str) -> str | None:
-    """A header that `request` wrote."""
-    value = headers.get(name)
-    return unquote(value) if value else None
+def split_body(body: bytearray, size: str | None) -> tuple[dict[str, str], memoryview]:
+    """The text at the beginning of a body, which `request` made, and the samples behind it.
+
+    Args:
+        body: all of it.
+        size: the header `TEXT`; None: there is no text.
+
+    Raises:
+        ConfigError: it is not such a text.
+    """
+    if size is None:
+        return {}, memoryview(body)
+    try:
+        end = int(size) if size.isascii() and size.isdecimal() and len(size) < 12 else len(body) + 1
+        if end > len(body):
+            raise ValueError(f"{size!r} for {len(body)} bytes")
+        found = json.loads(body[:end])
+        if not isinstance(found, dict) or not found.keys() <= {"prompt", "hotwords"}:
+            raise ValueError("no object of prompt and hotwords")
+        if not all(isinstance(text, str) for text in found.values()):
+            raise ValueError("prompt and hotwords are strings")
+    except (ValueError, RecursionError) as exc:
+        said = "it is no JSON" if isinstance(exc, json.JSONDecodeError) else str(exc)
+        raise ConfigError(f"{TEXT}: the text before the samples: {said[:100]}") from None
+    return found, memoryview(body)[end:]
 
 
 def decode_transcript(raw: Mapping[str, Any]) -> Transcript:
@@ -137,15 +167,23 @@ def encode_error(exc: WhisperError) -> dict[str, Any]:
     return {"error": found}
 
 
+def is_error(raw: object) -> bool:
+    """Whether it is what `encode_error` made."""
+    found = raw.get("error") if isinstance(raw, dict) else None
+    return isinstance(found, dict) and isinstance(found.get("message"), str)
+
+
 def decode_error(raw: object) -> WhisperError:
     """The same error, on the client's side; whatever else answers is an `EngineError`."""
-    found = raw.get("error") if isinstance(raw, dict) else None
-    if not isinstance(found, dict) or "message" not in found:
+    if not is_error(raw):
         return EngineError("what answers is no livekit-whisper host, or one of another version")
+    found = cast(dict[str, Any], raw)["error"]
     kind = _BY_CODE.get(str(found.get("code")), EngineError)
     if kind is Overloaded:
         return Overloaded(found["message"], float(found.get("retry_after", 1.0)))
-    return kind(found["message"])
+    error = kind(found["message"])
+    error.retryable = bool(found.get("retryable", kind.retryable))
+    return error
 
 
 def _all(kind: type[WhisperError]) -> Iterator[type[WhisperError]]:
