@@ -116,14 +116,15 @@ def with_duration(matroska: bytes, seconds: float) -> bytes:
 
 def test_one_wrong_time_moves_nothing(tmp_path: Path) -> None:
     """A cluster's time is that of many packets; one block's own is 16 bits beside it."""
-    path = make.write_tracks(tmp_path / "wrong.mkv", Sound("flac", bursts(*AT, seconds=8.0)))
+    sound = Sound("flac", make.white_noise(8.0, 48000), 48000)
+    path = make.write_tracks(tmp_path / "wrong.mkv", sound)
+    right, _ = read(path)
     data = bytearray(path.read_bytes())
     blocks = [at.start(1) for at in re.finditer(rb"\xa3.{1,3}\x81(..)\x80", data, re.S)]
     at = blocks[len(blocks) // 2]
     data[at : at + 2] = struct.pack(">h", 4950)  # of 5 s in the cluster
     path.write_bytes(data)
-    heard, _ = read(path)
-    assert heard_at(heard) == pytest.approx(AT, abs=0.05)
+    assert np.array_equal(read(path)[0], right)
 
 
 # Rates and channels that change

@@ -88,6 +88,7 @@ class Mixer:
         decisive = (sizes >= LEAST_BLOCK) & (unlike > SILENT * sizes)
         cancelled = decisive & (share < CANCELLED * unlike)
         if self._alone is None and not cancelled.any():
+            self._gains = self._mix if decisive.any() else self._gains
             return mixed
         restored = decisive & (share > RESTORED * unlike)
         for block, start in enumerate(starts):
