@@ -245,3 +245,21 @@ async def test_host_that_was_configured_otherwise_is_another_one(hosts: Hosts) -
     for pid in (first["pid"], second["pid"]):
         os.kill(pid, 15)
         await asyncio.to_thread(ended, pid, 20)
+
+
+async def test_model_that_nobody_keeps_is_refused_with_the_way_out(hosts: Hosts) -> None:
+    """As `curl` finds the machine's own host, which keeps only what is leased."""
+    place = await asyncio.to_thread(start_or_join, HostSpec())
+    connector = aiohttp.UnixConnector(str(place.socket))
+    query = {"engine": TINY.engine, "model": TINY.model}
+    async with aiohttp.ClientSession("http://host", connector=connector) as http:
+        async with http.post(wire.TRANSCRIBE, params=query, data=bytes(64)) as answer:
+            assert answer.status == 409
+            message = (await answer.json())["error"]["message"]
+            assert f"POST {wire.LEASE}" in message and "host run --model NAME" in message
+        async with http.post(wire.LEASE, json=query) as lease:
+            async for line in lease.content:
+                if b"loaded" in line:
+                    break
+            async with http.post(wire.TRANSCRIBE, params=query, data=bytes(64)) as answer:
+                assert answer.status == 200

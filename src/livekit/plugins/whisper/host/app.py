@@ -182,7 +182,10 @@ def _add_work(app: FastAPI, state: HostState) -> None:
         """
         wanted = key.to_key()
         if not state.may_lease(wanted):
-            raise wire.NotLeased(f"model: {key.model!r}: this host was not started with it")
+            raise wire.NotLeased(
+                f"model: {key.model!r}: this host was not started with it; on TCP a host has only "
+                "those of: livekit-whisper host run --tcp NAME:PORT --model NAME"
+            )
         if state.draining.is_set():
             raise wire.Draining("this host is about to end")
         return Lease(state, wanted)
@@ -200,7 +203,11 @@ def _add_work(app: FastAPI, state: HostState) -> None:
         key = question.to_key()
         question.to_options({})  # what is wrong in it is told before the body is read
         if not state.knows(key):
-            raise wire.NotLeased(f"model: {key.model!r}: neither started with nor leased")
+            raise wire.NotLeased(
+                f"model: {key.model!r}: neither started with nor leased; POST {wire.LEASE} and "
+                "read its answer meanwhile, or ask a host that keeps it: livekit-whisper host run "
+                "--model NAME"
+            )
         with state.requesting():
             async with received(request, state) as body:
                 urgency = Urgency[question.urgency.upper()]
