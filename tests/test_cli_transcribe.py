@@ -60,7 +60,7 @@ def test_folders_and_patterns(here: Here) -> None:
     assert result.status == 0, result.err
     written = sorted(str(path) for path in Path("out").rglob("*") if path.is_file())
     assert written == ["out/deep/two.txt", "out/one.txt"]
-    assert "a: 1 files passed over that are no audio or video by their names" in result.err
+    assert "a: passed over as no audio or video, by its name: notes.txt\n" in result.err
     result = here("transcribe", "a/*.wav", "a/one.wav", "-q")
     assert (result.out, result.err) == (f"{SAID}\n", "")
     result = here("transcribe", "**/*.WAV", "-q")
@@ -78,6 +78,37 @@ def test_folders_and_patterns(here: Here) -> None:
 def test_what_stands_for_nothing(here: Here, argument: str, message: str) -> None:
     Path("empty").mkdir()
     assert message in here("transcribe", argument).error()
+
+
+def test_what_stands_for_nothing_does_not_stop_the_others(here: Here) -> None:
+    Path("empty").mkdir()
+    result = here("transcribe", "empty", "*.ogg", SPEECH)
+    assert result.status == 1
+    assert SAID in result.out
+    assert [line.split(":")[1] for line in result.err.splitlines()] == [" empty", " *.ogg"]
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "message"),
+    [
+        ("<&-", "-", "standard input: is closed; pipe a file into it, or name one"),
+        (">&-", str(SPEECH), "standard output: is closed; name a folder: --output-dir ."),
+    ],
+)
+def test_streams_that_are_closed(closed: str, arguments: str, message: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$1" transcribe "$2" {closed}', "sh", SCRIPT, arguments],
+        env={**os.environ, **MODEL}, stderr=subprocess.PIPE, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"error: {message}\n"
+
+
+def test_damage_that_comes_through_a_pipe_is_told_by_its_name() -> None:
+    done = command("transcribe", "-", input=SPEECH.read_bytes()[:40_000])
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: standard input: is truncated")
+    assert done.stdout
 
 
 def test_name_that_is_a_pattern_and_a_file(here: Here) -> None:
@@ -108,7 +139,7 @@ def test_as_users_of_openai_whisper_type_it(here: Here) -> None:
     result = here(
         "transcribe", SPEECH, "--output_dir", "out", "--output_format", "vtt",
         "--word_timestamps", "True", "--initial_prompt", "Sense and Sensibility.",
-        "--beam_size", "2", "--compute_type", "int8", "--verbose", "False",
+        "--beam_size", "2", "--compute_type", "int8", "--verbose=False",
     )  # fmt: skip
     assert result.status == 0, result.err
     (cue,) = Path("out", f"{SPEECH.stem}.vtt").read_text().splitlines()[3:4]

@@ -147,6 +147,12 @@ def test_vtt_has_the_times_of_words_within_their_cue_and_in_order() -> None:
     assert cue == "If <00:00:01.200>a <00:00:01.300>&lt;b&gt;-c is"
 
 
+def test_cue_without_length_lasts_a_millisecond() -> None:
+    made = Transcript("Yes.", "en", (Segment("Yes.", 1.0, 1.0, -0.1, 0.0),))
+    assert "00:00:01.000 --> 00:00:01.001" in written("vtt", made)
+    assert "00:00:01,000 --> 00:00:01,001" in written("srt", made)
+
+
 def test_formats_and_their_suffixes() -> None:
     assert list(FORMATS) == ["text", "txt", "srt", "vtt", "tsv", "json"]
     assert FORMATS["txt"] is FORMATS["text"]

@@ -67,6 +67,9 @@ PromptOption = Annotated[
 HotwordsOption = Annotated[str | None, typer.Option(help="Words to favour.")]
 
 
+FLAGS = ("--word-timestamps", "--words", "--verbose")
+
+
 def main() -> None:
     """Runs the command. A user's mistake ends in one line and a status other than 0."""
     for stream in (sys.stdout, sys.stderr):
@@ -90,12 +93,16 @@ def _flags(arguments: Sequence[str]) -> list[str]:
     """Flags with a value, as openai-whisper has them (`--word_timestamps True`), without it."""
     found: list[str] = []
     for argument in arguments:
-        flag = found[-1].replace("_", "-") if found else ""
-        if flag in ("--word-timestamps", "--words", "--verbose") and argument in ("True", "False"):
-            if argument == "False":
-                del found[-1]
+        flag, _, value = argument.partition("=")
+        if value not in ("True", "False"):
+            flag, value = (found.pop() if found else "", argument)
+            if flag.replace("_", "-") not in FLAGS or value not in ("True", "False"):
+                found += [flag, argument] if flag else [argument]
+                continue
+        elif flag.replace("_", "-") not in FLAGS:
+            found.append(argument)
             continue
-        found.append(argument)
+        found += [flag] if value == "True" else []
     return found
 
 

@@ -49,13 +49,13 @@ def text(number: int, segment: Segment) -> str:
 
 def srt(number: int, segment: Segment) -> str:
     """A cue of SubRip."""
-    times = f"{_clock(segment.start, ',')} --> {_clock(segment.end, ',')}"
+    times = f"{_clock(segment.start, ',')} --> {_clock(_end(segment), ',')}"
     return f"{number}\n{times}\n{_cue(segment.text)}\n\n"
 
 
 def vtt(number: int, segment: Segment) -> str:
     """A cue of WebVTT; known times of words stand before them, as `<00:00:01.500>`."""
-    times = f"{_clock(segment.start, '.')} --> {_clock(segment.end, '.')}"
+    times = f"{_clock(segment.start, '.')} --> {_clock(_end(segment), '.')}"
     return f"{times}\n{_timed(segment) or _escape(_cue(segment.text))}\n\n"
 
 
@@ -111,6 +111,11 @@ def _clock(seconds: float, mark: str) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{mark}{rest % 1000:03d}"
+
+
+def _end(segment: Segment) -> float:
+    """A cue lasts for a millisecond at least, as WebVTT wants it."""
+    return max(segment.end, segment.start + 0.001)
 
 
 def _cue(said: str) -> str:

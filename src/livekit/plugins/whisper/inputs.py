@@ -9,13 +9,13 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from .containers import Source
-from .errors import AudioError, ConfigError
+from .errors import AudioError
 
 STANDARD_INPUT = "-"
 SUFFIXES = frozenset(
@@ -35,6 +35,8 @@ class Input:
     """As messages and headings call it."""
     path: Path | None
     """None: standard input."""
+    problem: str = ""
+    """Why it is none; told when it is opened, so that the others go on."""
     inside: Path = field(default_factory=Path, compare=False)
     """The folder that it was found in, seen from the one that the user named."""
 
@@ -51,31 +53,38 @@ class Input:
         Raises:
             AudioError: it cannot be read.
         """
+        if self.problem:
+            raise AudioError(f"{self.name}: {self.problem}")
         if self.path is None:
+            if sys.stdin is None:
+                raise AudioError(f"{self.name}: is closed; pipe a file into it, or name one")
             yield from self._kept(sys.stdin.buffer)
         elif _is_pipe(self.path):
-            with self.path.open("rb") as pipe:
+            try:
+                pipe = self.path.open("rb")
+            except OSError as exc:
+                raise AudioError(f"{self.name}: cannot be read ({exc.strerror})") from exc
+            with pipe:
                 yield from self._kept(pipe)
         else:
             yield self.path
 
     def _kept(self, pipe: BinaryIO) -> Iterator[Source]:
         if pipe.isatty():
-            raise AudioError(
-                f"{self.name}: is a terminal; pipe a file into it: … | livekit-whisper"
-            )
-        try:
-            with tempfile.TemporaryFile() as file:
+            raise AudioError(f"{self.name}: is a terminal; pipe a file into it, or name one")
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(tempfile.TemporaryFile())
                 shutil.copyfileobj(pipe, file, 1 << 20)
-                if not file.tell():
-                    raise AudioError(f"{self.name}: nothing came through it (0 bytes)")
-                file.seek(0)
-                yield file
-        except OSError as exc:
-            raise AudioError(
-                f"{self.name}: cannot be kept in {tempfile.gettempdir()} ({exc.strerror}); "
-                "set TMPDIR to a folder with room for it"
-            ) from exc
+            except OSError as exc:
+                raise AudioError(
+                    f"{self.name}: cannot be kept in the folder for temporary files "
+                    f"({exc.strerror}); set TMPDIR to one with room for it"
+                ) from exc
+            if not file.tell():
+                raise AudioError(f"{self.name}: nothing came through it (0 bytes)")
+            file.seek(0)
+            yield file
 
 
 def inputs(arguments: Sequence[str]) -> tuple[list[Input], list[str]]:
@@ -87,49 +96,59 @@ def inputs(arguments: Sequence[str]) -> tuple[list[Input], list[str]]:
 
     Returns:
         The inputs, and for people, what was passed over.
-
-    Raises:
-        ConfigError: a folder or pattern stands for nothing.
     """
     found: dict[str, Input] = {}
-    passed: list[str] = []
+    notes: list[str] = []
     for argument in arguments:
-        path = Path(argument)
-        if argument == STANDARD_INPUT:
-            here = [Input("standard input", None)]
-        elif _is_folder(path):
-            here, others = _in_folder(path)
-            if not here:
-                raise ConfigError(f"{argument}: no audio or video in this folder, by its names")
-            if others:
-                passed.append(
-                    f"{argument}: {len(others)} files passed over that are no audio or video by "
-                    f"their names ({others[0].name}, …); to transcribe one, name it"
-                )
-        elif glob.has_magic(argument) and not os.path.lexists(path):
-            names = sorted(glob.glob(argument, recursive=True))
-            here = [Input(name, Path(name)) for name in names if not _is_folder(Path(name))]
-            if not here:
-                raise ConfigError(f"{argument}: no file has a name like this")
-        else:
-            here = [Input(argument, path)]
-        for each in here:
-            found.setdefault(str(each.path and os.path.abspath(each.path)), each)
-    return list(found.values()), passed
+        for each in _expanded(argument, notes):
+            key = os.path.abspath(each.path) if each.path else each.name
+            found.setdefault(key, each)
+    return list(found.values()), notes
 
 
-def _in_folder(folder: Path) -> tuple[list[Input], list[Path]]:
-    """Audio and video, and the names of other files; what is hidden is neither."""
-    taken, others = list[Input](), list[Path]()
-    for place, folders, names in os.walk(folder):
+def _expanded(argument: str, notes: list[str]) -> list[Input]:
+    path = Path(argument)
+    if argument == STANDARD_INPUT:
+        return [Input("standard input", None)]
+    if _is_folder(path):
+        return _in_folder(path, notes)
+    if not glob.has_magic(argument) or os.path.lexists(path):
+        return [Input(argument, path)]
+    names = sorted(glob.glob(argument, recursive=True))
+    # A folder inside one that `**` has gone into is in it already; it is looked at all the same.
+    files = [Input(name, Path(name)) for name in names if not _is_folder(Path(name))]
+    if not files:
+        folders = [each for name in names for each in _in_folder(Path(name), notes)]
+        return folders or [Input(argument, path, "no file has a name like this")]
+    return files
+
+
+def _in_folder(folder: Path, notes: list[str]) -> list[Input]:
+    """Its audio and video, and that of the folders in it; what is hidden is left alone."""
+    taken, others, shut = list[Input](), list[str](), list[str]()
+
+    def fail(exc: OSError) -> None:
+        shut.append(f"{exc.filename} ({exc.strerror})")
+
+    for place, folders, names in os.walk(folder, onerror=fail):
+        shut += [
+            f"{Path(place, each)} (a link)" for each in folders if Path(place, each).is_symlink()
+        ]
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for name in sorted(each for each in names if not each.startswith(".")):
             path = Path(place, name)
             if path.suffix.lower() in SUFFIXES:
-                taken.append(Input(str(path), path, Path(place).relative_to(folder)))
+                taken.append(Input(str(path), path, inside=Path(place).relative_to(folder)))
             else:
-                others.append(path)
-    return taken, others
+                others.append(name)
+    if others:
+        notes.append(
+            f"{folder}: passed over as no audio or video, by its name: {', '.join(others[:3])}"
+            + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        )
+    if shut:
+        notes.append(f"{folder}: not looked into: {', '.join(shut)}")
+    return taken or [Input(str(folder), folder, "no audio or video in this folder, by its names")]
 
 
 def _is_folder(path: Path) -> bool:

@@ -23,17 +23,17 @@ TRUNCATION_SECONDS = 0.5
 """How much less than it states a file may hold; encoders pad by some milliseconds."""
 
 
-def probe(source: Source) -> float | None:
+def probe(source: Source, name: str = "") -> float | None:
     """The duration in seconds that a file's header states, or None where it states none.
 
     Raises:
         AudioError: it cannot be read, or has no audio in it.
     """
-    with opened(source, name_of(source)) as container:
+    with opened(source, name or name_of(source)) as container:
         return stated_duration(container, tracks(container)[0])
 
 
-def blocks(source: Source) -> Iterator[Samples]:
+def blocks(source: Source, name: str = "") -> Iterator[Samples]:
     """Decodes a file bit by bit: memory stays flat however long it is.
 
     What is broken is skipped. Times are kept: where a track begins late, has a gap, or could not
@@ -42,6 +42,7 @@ def blocks(source: Source) -> Iterator[Samples]:
 
     Args:
         source: a file's name, or a file object, which is read from its beginning.
+        name: what messages call it; empty: as it is named itself.
 
     Yields:
         Mono samples at 16 kHz, some thousands at a time.
@@ -50,7 +51,7 @@ def blocks(source: Source) -> Iterator[Samples]:
         AudioError: it cannot be read or has no audio in it; or, after all that could be read, it
             is damaged (in how many places, how much is missing) or ends in the middle.
     """
-    name, loss = name_of(source), Loss()
+    name, loss = name or name_of(source), Loss()
     position, stated = 0.0, 0.0
     with links(source) as parts:
         for part in parts:

@@ -25,7 +25,8 @@ def _encode_name(error: UnicodeError) -> tuple[str | bytes, int]:
     """A locale that is not UTF-8 leaves names as stray bytes: as they are if they are UTF-8."""
     try:
         assert isinstance(error, UnicodeEncodeError)
-        stray = error.object[error.start : error.end].encode("utf-8", "surrogateescape")
+        # ASCII: only bytes that the locale could not read, not what a terminal cannot show.
+        stray = error.object[error.start : error.end].encode("ascii", "surrogateescape")
         stray.decode("utf-8")
     except UnicodeError:
         return codecs.backslashreplace_errors(error)
@@ -104,6 +105,8 @@ class StandardOutput:
     def _begun(self) -> _Writing:
         # Not before something is to be written: a file that cannot be read leaves no heading.
         if self._writing is None:
+            if sys.stdout is None:
+                raise NotWritten("standard output: is closed; name a folder: --output-dir .")
             self._writing = _Writing(self._form, sys.stdout, self._head)
         return self._writing
 
@@ -137,11 +140,12 @@ class Files:
 
     def give_up(self, recording: Recording) -> str:
         """See `Output.give_up`."""
-        for path, file, writing in self._open:
+        unfinished = [each for each in self._open if not each[1].closed]
+        for path, file, writing in unfinished:
             with self._told(path):
                 writing.finish(recording)
                 file.close()
-        return ", ".join(file.name for _, file, _ in self._open)
+        return ", ".join(file.name for _, file, _ in unfinished)
 
     def __str__(self) -> str:
         return ", ".join(str(path) for path, _ in self._targets)

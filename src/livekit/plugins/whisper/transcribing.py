@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -53,7 +55,7 @@ class Transcribing:
             transient=True,
             disable=quiet or not err.is_terminal,
             # Lets text and bar share a terminal; it would take from a file what is meant for it.
-            redirect_stdout=sys.stdout.isatty(),
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
 
     def run(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> int:
@@ -86,6 +88,10 @@ class Transcribing:
             self._finish(given, output, _recording(given, parts, end))
         except NotWritten as exc:
             self._fail(exc)
+        except WhisperError:
+            if parts:
+                output.give_up(_recording(given, parts, end))
+            raise
         except KeyboardInterrupt:
             where = output.give_up(_recording(given, parts, end)) if parts else ""
             kept = f" and the first {end:.0f} s of {given.name} ({where})" if where else ""
@@ -110,20 +116,26 @@ class Transcribing:
         if isinstance(output, Files):
             self._err.print(f"{given.name} → {output}")
 
+    @contextmanager
+    def _shown(self, task: TaskID) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._progress.remove_task(task)
+
     def _heard(self, given: Input) -> Iterator[tuple[Transcript, float]]:
         """What is said in it, part by part, each with where it ends (s)."""
         task = self._progress.add_task(given.name, total=None)
         language: str | None = None
-        with given.opened() as source:
-            self._progress.update(task, total=audio.probe(source))
-            for start, sound in audio.windows(audio.blocks(source)):
+        with given.opened() as source, self._shown(task):
+            self._progress.update(task, total=audio.probe(source, given.name))
+            for start, sound in audio.windows(audio.blocks(source, given.name)):
                 part = asyncio.run(self._stt.transcribe(sound, start=start, language=language))
                 end = start + sound.duration
                 self._progress.update(task, completed=end)
                 if part.text:
                     language = part.language  # a recording is in one: the first one heard
                 yield part, end
-        self._progress.stop_task(task)
 
 
 def _recording(given: Input, parts: Sequence[Transcript], end: float) -> Recording:

@@ -149,7 +149,7 @@ def _line(address: str, facts: Any) -> str:
     return (
         f"{address}  pid={facts['pid']}  version={facts['version']}  up={age:.0f}s  "
         f"load={facts['load']:.2f}  leases={facts['leases']}  requests={facts['requests']} "
-        f"(waiting {facts['waiting']}, served {facts['served']})"
+        f"(waiting {facts.get('waiting', '?')}, served {facts.get('served', '?')})"
     )
 
 
