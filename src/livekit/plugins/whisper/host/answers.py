@@ -93,7 +93,9 @@ def unanswered(where: object, exc: BaseException) -> HostUnavailable:
         )
     absent = isinstance(exc, OSError) and exc.errno in (errno.ECONNREFUSED, errno.ENOENT)
     said = f"{type(exc).__name__}: {str(exc) or 'no answer in time'}"
-    return (Absent if absent else NotNow)(f"host (STT_HOST): no host answers at {where} ({said})")
+    way_out = "; run: livekit-whisper host logs, or: livekit-whisper host stop"
+    here = way_out if str(where).startswith("unix:") and not absent else ""
+    return (Absent if absent else NotNow)(f"no host answers at {where} ({said}){here}")
 
 
 def is_shortage(exc: BaseException) -> bool:
