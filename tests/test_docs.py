@@ -25,12 +25,13 @@ from livekit.plugins.whisper.host.state import HostState
 from pydantic import SecretStr
 from pydantic_core import to_json
 
-from scripts.room import ROOT, Caller, LiveKitServer, Recording, Worker, find_server
+from scripts.room import Caller, LiveKitServer, Recording, Worker, find_server
+from tests.support.documents import ROOT, anchors, blocks, links
 from tests.support.weights import REFERENCES, TINY, recordings
 
-PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("tests/**/*.md")})
+OTHERS = sorted({*ROOT.glob("*.md"), *ROOT.glob("tests/**/*.md")} - {ROOT / "README.md"})
+"""Pages that `tests/test_readme.py` does not look at."""
 DEPLOY = sorted(path for path in (ROOT / "deploy").iterdir() if path.is_file())
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NONE, NO_DEFAULT = "–", "No default"
 """How the settings' table, and a comment in `.env.example`, say that a field has no default."""
 AGENT_PORT = 8081
@@ -51,9 +52,9 @@ def defaults() -> dict[str, str]:
     return found
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [code for kind, code in found if kind == language]
+def shown(page: str, language: str) -> list[str]:
+    """The blocks of a language in a page of docs/."""
+    return [each.code for each in blocks([ROOT / "docs" / page]) if each.language == language]
 
 
 def is_setting(variable: str) -> bool:
@@ -90,7 +91,7 @@ def test_env_example_has_every_field_with_its_default() -> None:
 def test_settings_files_that_are_shown_are_read(
     form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for code in blocks(ROOT / "docs" / "settings.md", form):
+    for code in shown("settings.md", form):
         path = tmp_path / f"stt.{form}"
         path.write_text(code)
         monkeypatch.setenv(CONFIG_FILE, str(path))
@@ -100,28 +101,14 @@ def test_settings_files_that_are_shown_are_read(
 
 
 def test_names_of_settings_are_settings() -> None:
-    for path in [*PAGES, *DEPLOY]:
+    for path in [*OTHERS, *DEPLOY]:
         named = set(re.findall(r"\bSTT_[A-Z][A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8")))
         assert not sorted(name for name in named if not is_setting(name))
 
 
-def slug(heading: str) -> str:
-    """What GitHub makes of a heading."""
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
-    return re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
-
-
-def anchors(page: Path) -> set[str]:
-    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
-    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
-        if re.match(r"[a-z]+:", link):
-            continue
+    for link in links(page):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
         assert target.exists(), link
@@ -144,7 +131,7 @@ def pods() -> Iterator[dict[str, Any]]:
     for manifest in manifests():
         if manifest["kind"] == "Deployment":
             yield manifest["spec"]["template"]["spec"]
-    for code in blocks(ROOT / "docs" / "deployment.md", "yaml"):
+    for code in shown("deployment.md", "yaml"):
         yield yaml.safe_load(code)["spec"]
 
 
@@ -231,7 +218,7 @@ def check_command(words: list[str]) -> None:
 
 
 def test_the_test_without_a_model_passes(tmp_path: Path) -> None:
-    (tmp_path / "test_agent.py").write_text(blocks(ROOT / "docs" / "testing.md", "python")[0])
+    (tmp_path / "test_agent.py").write_text(shown("testing.md", "python")[0])
     shutil.copy(recordings()[4], tmp_path / "talk.wav")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_agent.py"],
@@ -249,7 +236,7 @@ def test_the_test_without_a_model_passes(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_server() is None, reason="no livekit-server: `make server` gets it")
 async def test_agent_for_everybody_hears_both_and_whoever_comes_back(tmp_path: Path) -> None:
     script = tmp_path / "agent.py"
-    script.write_text(blocks(ROOT / "docs" / "sessions.md", "python")[0])
+    script.write_text(shown("sessions.md", "python")[0])
     argv = [sys.executable, str(script), "start", "--simulation"]
     recording = Recording.read(recordings()[4])
     said = REFERENCES[recordings()[4].name]
