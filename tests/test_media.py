@@ -261,7 +261,10 @@ def test_broken_end_is_truncation_where_the_length_is_known(tmp_path: Path) -> N
             tmp_path / f"a{suffix}", Sound(codec, samples), options={"movflags": "faststart"}
         )
         heard, said = read(make.truncate(path, 0.6))
-        assert re.search(r"a\.\w+: is truncated: it ends after [56]\.\d s of the 10\.0 s", said)
+        assert re.search(
+            r"a\.\w+: .* truncated: it .*10\.0 s.*; copy it again from its source", said
+        )
+        assert "could not be read" not in said
         assert 5 < len(heard) / 16000 < 7
 
 

@@ -112,11 +112,15 @@ def _reason(container: Container) -> str:
 def _complaint(loss: Loss, end: float, stated: float) -> str | None:
     """What is wrong with a file of which all has been read that could be."""
     short = stated - end if end < stated - TRUNCATION_SECONDS else 0.0
-    cut_off = loss.places == 1 and loss.at_end and loss.first > end - TRUNCATION_SECONDS
-    if short and (cut_off or not loss.places):
+    way_out = "copy it again from its source"
+    if short and loss.places == 1 and loss.at_end and loss.first > end - TRUNCATION_SECONDS:
+        return (
+            f"damaged after {end:.1f} s, where it is truncated: it states {stated:.1f} s; {way_out}"
+        )
+    if short and not loss.places:
         return (
             f"is truncated: it ends after {end:.1f} s of the {stated:.1f} s that it states; "
-            "copy it again from its source"
+            f"{way_out}"
         )
     if not loss.places:
         return None
@@ -126,5 +130,5 @@ def _complaint(loss: Loss, end: float, stated: float) -> str | None:
     missing = loss.seconds + short
     digits = 1 if missing >= 1 else 2
     rest = "nor anything after that" if loss.at_end else "all else was"
-    way_out = "copy or convert it again from its source"
-    return f"damaged {where}: {missing:.{digits}f} s could not be read, {rest}; {way_out}"
+    lost = f"{missing:.{digits}f} s could not be read, {rest}"
+    return f"damaged {where}: {lost}; copy or convert it again from its source"
