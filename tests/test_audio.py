@@ -200,6 +200,12 @@ def test_constructors(tmp_path: Path) -> None:
 # Windows
 
 
+def test_silence_at_the_end_that_is_shorter_than_a_second_is_no_window_of_its_own() -> None:
+    samples = np.concatenate([make.white_noise(10.0), make.silence(0.5)])
+    (window,) = audio.windows([samples])
+    assert window[1].duration == 10.5
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     count=some.integers(0, 100 * 16000),

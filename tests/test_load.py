@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from livekit.plugins import whisper
-from livekit.plugins.whisper import engines, load
+from livekit.plugins.whisper import engines, load, packages
 from livekit.plugins.whisper.models import resolve
 
 from scripts.room import LiveKitServer, Worker, find_server
@@ -55,12 +55,12 @@ def give(weights: Path) -> None:
 
 
 def looked() -> float:
-    """The load, once it is known whether the model can be had."""
-    whisper.load_fnc()
+    """The load, but for the CPU's, once it is known whether the model can be had."""
+    whisper.load_fnc(cpu=False)
     assert load._watch
     assert load._watch.looking
     load._watch.looking.join(60)
-    return whisper.load_fnc()
+    return whisper.load_fnc(cpu=False)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> str:
@@ -104,7 +104,7 @@ def test_full_where_the_engine_is_not_installed(
 ) -> None:
     monkeypatch.setenv("STT_MODEL", TINY.model)
     monkeypatch.setenv("STT_BACKEND", backend)
-    monkeypatch.setattr(engines, "installed", lambda spec: False)
+    monkeypatch.setattr(packages, "installed", lambda module: False)
     assert looked() == 1.0
     assert 'pip install "livekit-plugins-whisper[faster-whisper]"' in told(caplog)
 

@@ -28,8 +28,7 @@ SOUNDS: dict[str, Callable[[float], Samples]] = {
     "quiet pink": lambda seconds: pink_noise(seconds, level=0.01, seed=3),
     "white": lambda seconds: white_noise(seconds, level=0.1, seed=2),
     "music": lambda seconds: music(seconds, seed=2),
-    "quiet music": lambda seconds: music(seconds, level=0.03, seed=3),
-    "faint music": lambda seconds: music(seconds, level=0.03, seed=100),
+    "quiet music": lambda seconds: music(seconds, level=0.03, seed=100),
 }
 
 
@@ -69,10 +68,7 @@ def openai_tiny() -> stt.STT[Any]:
 
 
 def base() -> stt.STT[Any]:
-    return FasterWhisperSTT(str(base_directory()), backend=whisper.LocalBackend())
-
-
-def base_in_any_language() -> stt.STT[Any]:
+    """Is to find the language as well."""
     backend = whisper.LocalBackend()
     return FasterWhisperSTT(str(base_directory()), language=None, backend=backend)
 
@@ -82,10 +78,9 @@ def base_in_any_language() -> stt.STT[Any]:
     [
         (tiny, SOUNDS, PIECES),
         (openai_tiny, ["pink", "music"], PIECES),
-        (base, ["music", "quiet music"], PIECES),
-        (base_in_any_language, ["faint music"], (12,)),
+        (base, ["quiet music"], (12,)),
     ],
-    ids=["faster-whisper", "openai-whisper", "base", "base in any language"],
+    ids=["faster-whisper", "openai-whisper", "base"],
 )
 async def test_noise_and_music_give_no_words_without_a_vad(
     make: Callable[[], stt.STT[Any]], names: list[str], pieces: tuple[int, ...]

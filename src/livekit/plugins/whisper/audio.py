@@ -247,7 +247,8 @@ def _runs(parts: Iterable[Samples]) -> Iterator[tuple[bool, Samples]]:
     silent = False
     for second in _seconds(parts):
         begins = 0
-        if silent or not second.any():
+        # What is left at the end is too short to be a run of its own.
+        if silent or (len(second) == SAMPLE_RATE and not second.any()):
             begins = int(np.argmax(second != 0)) if second.any() else len(second)
             yield True, second[:begins]
         silent = begins == len(second)
