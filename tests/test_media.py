@@ -20,16 +20,16 @@ from livekit.plugins.whisper.errors import AudioError
 from livekit.plugins.whisper.types import Audio
 
 from tests.support import audio as make
-from tests.support.audio import Sound, bursts, heard_at
+from tests.support.audio import Samples, Sound, bursts, heard_at
 
 AT = [1.0, 3.0, 5.0, 7.0]
 """Where the bursts are (s)."""
 TWICE = np.concatenate([bursts(*AT[:2], seconds=4.0), bursts(1.0, 3.0, seconds=4.0)])
 
 
-def read(path: Path | io.BytesIO) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]], str]:
+def read(path: Path | io.BytesIO) -> tuple[Samples, str]:
     """All that can be read, and what is said of the rest."""
-    parts: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = [np.zeros(0, np.float32)]
+    parts: list[Samples] = [np.zeros(0, np.float32)]
     try:
         parts.extend(media.blocks(path))
     except AudioError as exc:
@@ -203,7 +203,7 @@ def test_rate_and_layout_that_change_in_one_matroska_track(tmp_path: Path) -> No
                 for packet in source.demux(audio=0):
                     if packet.pts is None:
                         continue
-                    packet.stream = first
+                    packet.stream = first  # type: ignore[assignment, unused-ignore]
                     at = time + float(packet.pts * packet.time_base)
                     packet.pts = packet.dts = round(at * 1000)
                     packet.duration = round(float((packet.duration or 0) * packet.time_base) * 1000)

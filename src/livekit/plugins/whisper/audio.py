@@ -258,7 +258,7 @@ def _runs(parts: Iterable[Samples]) -> Iterator[tuple[bool, Samples]]:
 
 def _seconds(parts: Iterable[Samples]) -> Iterator[Samples]:
     """The samples in pieces of one second; what is left at the end, or at an error, comes last."""
-    rest = np.zeros(0, np.float32)
+    rest: Samples = np.zeros(0, np.float32)
     try:
         for part in parts:
             rest = np.concatenate([rest, part])
