@@ -178,7 +178,7 @@ def test_sound_files_that_cannot_be_read(
     assert line.startswith("bad")
     assert f"PyAV {av.__version__} cannot read one" in line
     assert fact in line
-    assert re.search(r'→ pip install --force-reinstall "av[<>=,0-9]+"$', line)
+    assert re.search(r'→ pip install --force-reinstall "av[<>=,0-9.]+"$', line)
 
 
 @pytest.mark.parametrize(
