@@ -100,6 +100,17 @@ async def test_stranger_at_the_configured_socket_hears_nothing(tmp_path: Path) -
             assert connection.recv(1) == b""
 
 
+def test_starter_does_not_follow_a_link_in_place_of_a_hosts_lock(hosts: Hosts) -> None:
+    hosts.directory.mkdir(0o700)
+    target = hosts.runtime / "target"
+    target.touch()
+    place = Place.of(HostSpec())
+    place.lock.symlink_to(target)
+    with pytest.raises(HostUnavailable, match=r"symbolic.*\.lock"):
+        process.start_or_join(HostSpec())
+    assert not place.log.exists()  # none was started
+
+
 @pytest.mark.parametrize("kind", ["lock", "start"])
 def test_locks_that_are_links_are_not_followed(hosts: Hosts, kind: str) -> None:
     hosts.directory.mkdir(0o700)

@@ -227,7 +227,7 @@ def _wait_for_socket(place: Place, deadline: float) -> None:
 def _is_held(path: Path) -> bool:
     """Whether a living process has locked a file."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = trust.open_own(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
