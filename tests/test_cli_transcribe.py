@@ -111,6 +111,15 @@ def test_damage_that_comes_through_a_pipe_is_told_by_its_name() -> None:
     assert done.stdout
 
 
+def test_folders_beside_files_of_a_pattern_are_told(here: Here) -> None:
+    Path("a-folder").mkdir()
+    shutil.copy(SPEECH, "a-file.wav")
+    result = here("transcribe", "a-*")
+    assert (result.status, result.out) == (0, f"{SAID}\n")
+    assert "a-*: folders passed over: a-folder; name them\n" in result.err
+    assert "passed over" not in here("transcribe", "**/a-*").err
+
+
 def test_name_that_is_a_pattern_and_a_file(here: Here) -> None:
     shutil.copy(SPEECH, "[1].wav")
     assert here("transcribe", "[1].wav").out == f"{SAID}\n"

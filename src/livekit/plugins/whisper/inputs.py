@@ -114,13 +114,15 @@ def _expanded(argument: str, notes: list[str]) -> list[Input]:
         return _in_folder(path, notes)
     if not glob.has_magic(argument) or os.path.lexists(path):
         return [Input(argument, path)]
-    names = sorted(glob.glob(argument, recursive=True))
-    # A folder inside one that `**` has gone into is in it already; it is looked at all the same.
-    files = [Input(name, Path(name)) for name in names if not _is_folder(Path(name))]
-    if not files:
-        folders = [each for name in names for each in _in_folder(Path(name), notes)]
-        return folders or [Input(argument, path, "no file has a name like this")]
-    return files
+    paths = [Path(name) for name in sorted(glob.glob(argument, recursive=True))]
+    folders = [each for each in paths if _is_folder(each)]
+    if not paths:
+        return [Input(argument, path, "no file has a name like this")]
+    if len(folders) == len(paths):
+        return [each for folder in folders for each in _in_folder(folder, notes)]
+    if folders and "**" not in argument:  # that goes into them by itself
+        notes.append(f"{argument}: folders passed over: {', '.join(map(str, folders))}; name them")
+    return [Input(str(each), each) for each in paths if each not in folders]
 
 
 def _in_folder(folder: Path, notes: list[str]) -> list[Input]:
