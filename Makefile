@@ -56,11 +56,12 @@ server:
 	@scripts/livekit_server.sh >/dev/null || echo "Going on without livekit-server." >&2
 
 # The files $(VENV)/.* say that a step is done; each is written last, so that a step cut short is done again.
+# Who develops has all that the demo needs.
 $(VENV)/.dev $(VENV)/.demo $(VENV)/.quick $(VENV)/.lowest: $(VENV)/.%: requirements/%.txt pyproject.toml $(VENV)/.created \
 		| $(filter $(BIN)/uv,$(UV))
 	$(INSTALL) --require-hashes -r $<
 	$(INSTALL) --no-deps --no-build-isolation --editable .
-	@touch $@
+	@touch $(if $(filter %/.dev,$@),$(VENV)/.demo) $@
 
 $(BIN)/uv: requirements/uv.txt $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
