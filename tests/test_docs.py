@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from scripts.room import Caller, LiveKitServer, Recording, Worker, find_server
-from tests.support.documents import ROOT, anchors, blocks, links
+from tests.support.documents import ROOT, blocks, dead_links, is_setting, unknown_settings
 from tests.support.weights import REFERENCES, TINY, recordings
 
 OTHERS = sorted({*ROOT.glob("*.md"), *ROOT.glob("tests/**/*.md")} - {ROOT / "README.md"})
@@ -55,11 +55,6 @@ def defaults() -> dict[str, str]:
 def shown(page: str, language: str) -> list[str]:
     """The blocks of a language in a page of docs/."""
     return [each.code for each in blocks([ROOT / "docs" / page]) if each.language == language]
-
-
-def is_setting(variable: str) -> bool:
-    name = variable.removeprefix(PREFIX).lower()
-    return variable == CONFIG_FILE or name in STTConfig.model_fields
 
 
 def test_settings_table_has_every_field_with_its_default() -> None:
@@ -102,17 +97,12 @@ def test_settings_files_that_are_shown_are_read(
 
 def test_names_of_settings_are_settings() -> None:
     for path in [*OTHERS, *DEPLOY]:
-        named = set(re.findall(r"\bSTT_[A-Z][A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8")))
-        assert not sorted(name for name in named if not is_setting(name))
+        assert not unknown_settings(path)
 
 
 @pytest.mark.parametrize("page", OTHERS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in links(page):
-        name, _, anchor = link.partition("#")
-        target = (page.parent / name).resolve() if name else page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
+    assert not dead_links(page)
 
 
 def test_every_page_is_linked_from_the_readme() -> None:

@@ -16,6 +16,7 @@ from livekit.plugins.whisper import audio, doctor
 from tests.support import audio as make
 from tests.support.command import Here, Result, run
 from tests.support.hub import Hub
+from tests.support.microphone import put_sounddevice
 from tests.support.models import small_model
 from tests.support.servers import serving
 from tests.support.weights import CT2_REFERENCE
@@ -218,14 +219,8 @@ def test_microphone(
     remedy: str,
 ) -> None:
     """As sounddevice says it; only `listen` wants one."""
-    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
-    if module is None:
-        monkeypatch.setitem(sys.modules, "sounddevice", None)
-    else:
-        (tmp_path / "sounddevice.py").write_text(module)
-        monkeypatch.syspath_prepend(str(tmp_path))
+    put_sounddevice(monkeypatch, tmp_path, module)
     result = here("doctor")
-    sys.modules.pop("sounddevice", None)
     assert result.status == 0
     line = finding(result, "microphone")
     assert line.startswith(state)

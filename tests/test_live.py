@@ -24,6 +24,7 @@ from rich.console import Console
 from tests.support import audio as make
 from tests.support.command import Here, run
 from tests.support.hosts import Hosts, until
+from tests.support.microphone import put_sounddevice
 from tests.support.servers import serving
 from tests.support.streams import END, FINAL, INTERIM, PREFLIGHT, START
 from tests.support.terminal import Terminal
@@ -164,14 +165,8 @@ def test_missing_microphone(
     message: str,
 ) -> None:
     """As sounddevice says it: not installed, without its library, and without a microphone."""
-    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
-    if module is None:
-        monkeypatch.setitem(sys.modules, "sounddevice", None)
-    else:
-        (tmp_path / "sounddevice.py").write_text(module)
-        monkeypatch.syspath_prepend(str(tmp_path))
+    put_sounddevice(monkeypatch, tmp_path, module)
     assert re.search(message, here("listen").error())
-    sys.modules.pop("sounddevice", None)
 
 
 def test_missing_vad(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

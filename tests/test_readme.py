@@ -25,7 +25,6 @@ import yaml
 from livekit.plugins import whisper
 from livekit.plugins.whisper import cli
 from livekit.plugins.whisper.backend import LocalBackend
-from livekit.plugins.whisper.config import CONFIG_FILE, STTConfig
 from livekit.plugins.whisper.host.app import create_app
 from livekit.plugins.whisper.host.state import HostState
 from livekit.plugins.whisper.models import HUB_REPOSITORIES, resolve
@@ -36,13 +35,14 @@ from tests.support.documents import (
     ROOT,
     Block,
     Command,
-    anchors,
     blocks,
     commands,
+    dead_links,
     documents,
     inline,
-    links,
+    is_setting,
     prose,
+    unknown_settings,
 )
 from tests.support.hub import Hub
 from tests.support.weights import TINY, base_directory, recordings
@@ -170,10 +170,6 @@ def test_command_is_one_that_there_is(command: Command) -> None:
         assert program in OTHERS, f"{program}: neither ours nor one of OTHERS"
 
 
-def is_setting(name: str) -> bool:
-    return name == CONFIG_FILE or name.removeprefix("STT_").lower() in STTConfig.model_fields
-
-
 def check_ours(words: list[str]) -> None:
     """The real command takes it: the subcommand, its options, their values."""
     command: Any = typer.main.get_command(cli.app)
@@ -232,18 +228,12 @@ def check_curl(words: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in links(page):
-        name, _, anchor = link.partition("#")
-        target = (page.parent / name).resolve() if name else page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
+    assert not dead_links(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_settings_and_names_that_are_named_are_there(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    settings = set(re.findall(r"\bSTT_[A-Z][A-Z_]*[A-Z]\b", text))
-    assert not [name for name in sorted(settings) if not is_setting(name)]
+    assert not unknown_settings(page)
     names = set(re.findall(r"\bwhisper\.([A-Z]\w*)", " ".join(inline(page))))
     assert not [name for name in sorted(names) if not hasattr(whisper, name)]
     assert page.name != "README.md" or "STT_PROVIDER" in prose(page)

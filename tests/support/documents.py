@@ -7,6 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from livekit.plugins.whisper.config import CONFIG_FILE, PREFIX, STTConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1``` *$", re.MULTILINE | re.DOTALL)
 SEPARATORS = {"|", "||", "&&", ";", "&", "\n"}
@@ -118,6 +120,29 @@ def links(path: Path) -> list[str]:
     targets += re.findall(r"^\[[^\]]+\]:\s*(\S+)", text, re.MULTILINE)
     targets += re.findall(r'(?:src|href)="([^"]+)"', text)
     return [each for each in targets if not re.match(r"[a-z]+:", each)]
+
+
+def dead_links(path: Path) -> list[str]:
+    """Links to files here, and to places in them, that lead nowhere."""
+    found = []
+    for link in links(path):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    return found
+
+
+def is_setting(variable: str) -> bool:
+    """Whether an environment variable is one of ours."""
+    name = variable.removeprefix(PREFIX).lower()
+    return variable == CONFIG_FILE or name in STTConfig.model_fields
+
+
+def unknown_settings(path: Path) -> list[str]:
+    """The `STT_…` that a document names and that are none."""
+    named = set(re.findall(r"\bSTT_[A-Z][A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8")))
+    return sorted(name for name in named if not is_setting(name))
 
 
 def inline(path: Path) -> list[str]:

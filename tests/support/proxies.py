@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -20,6 +21,8 @@ class Proxy:
         self._behind = host, port
         self.answers: list[bytes] = []
         """Whole answers of its own, each for one request in place of the host's."""
+        self.asked = Counter[str]()
+        """How many requests have come, by path."""
         self.refused = 0
         """How many it has answered by itself."""
         self.held = 0
@@ -32,6 +35,7 @@ class Proxy:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             try:
                 head = await reader.readuntil(b"\r\n\r\n")
+                self.asked[head.split()[1].decode().partition("?")[0]] += 1
                 if self.answers:
                     self.refused += 1
                     writer.write(self.answers.pop(0))
