@@ -17,7 +17,7 @@ from tests.support.hosts import Hosts, ready, tcp_host
 from tests.support.models import small_model
 from tests.support.weights import TINY
 
-FULL = "load_fnc: full, for nobody would be heard: "
+FULL = "load_fnc reports full load, since speech could not be recognized: "
 AGENT = """
 from livekit.agents import AgentServer, JobContext, cli
 from livekit.plugins import whisper

@@ -113,12 +113,10 @@ class WhisperPlugin(Plugin):
 
     def download_files(self) -> None:
         """Fetches the configured model, and its fallback's, unless they are here."""
-        config: STTConfig | None = STTConfig()
-        while config is not None:
+        for config in STTConfig().chain:
             if config.is_local:
                 key = config.model_key
                 models.resolve(key.engine, key.model, key.revision)
-            config = config.fallback
 
 
 # LiveKit accepts plugins from the main thread only; elsewhere there is nothing to register for.

@@ -192,11 +192,6 @@ def from_frames(frames: Frame | Iterable[Frame]) -> Audio:
     return Audio.from_frame(frames)
 
 
-def from_pcm(samples: NDArray[np.int16], sample_rate: int) -> Audio:
-    """See `Audio.from_pcm`."""
-    return Audio.from_pcm(samples, sample_rate)
-
-
 def from_file(source: Source) -> Audio:
     """See `Audio.from_file`."""
     return Audio.from_file(source)
@@ -206,9 +201,10 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
     """Cuts a stream of samples into windows that Whisper takes at once.
 
     A window is at most 30 s long and ends at the quietest 0.1 s of its last 8 s, so that no word
-    is cut where there is a pause. Nothing is lost and nothing is repeated. Digital silence of two
-    seconds, which gaps are filled with, comes in windows of its own: one that begins with silence
-    is heard as if somebody spoke from its beginning.
+    is cut where there is a pause. Nothing is lost and nothing is repeated. Digital silence, which
+    gaps are filled with, comes in windows of its own where it lasts (two seconds surely do, less
+    than one never does): a window that begins with silence is heard as if somebody spoke from its
+    beginning.
 
     Yields:
         Where the window starts, in seconds, and the window.
@@ -243,7 +239,7 @@ def windows(parts: Iterable[Samples]) -> Iterator[tuple[float, Audio]]:
 
 
 def _runs(parts: Iterable[Samples]) -> Iterator[tuple[bool, Samples]]:
-    """The samples, and whether they are of a run of zeros that is a second or longer."""
+    """The samples, and whether they are of a run of zeros that fills one of its whole seconds."""
     silent = False
     for second in _seconds(parts):
         begins = 0

@@ -66,8 +66,8 @@ PromptOption = Annotated[
 ]
 HotwordsOption = Annotated[str | None, typer.Option(help="Words to favour.")]
 
-
 FLAGS = ("--word-timestamps", "--words", "--verbose")
+"""Options that openai-whisper gives a value, `True` or `False`."""
 
 
 def main() -> None:
@@ -93,16 +93,15 @@ def _flags(arguments: Sequence[str]) -> list[str]:
     """Flags with a value, as openai-whisper has them (`--word_timestamps True`), without it."""
     found: list[str] = []
     for argument in arguments:
-        flag, _, value = argument.partition("=")
-        if value not in ("True", "False"):
-            flag, value = (found.pop() if found else "", argument)
-            if flag.replace("_", "-") not in FLAGS or value not in ("True", "False"):
-                found += [flag, argument] if flag else [argument]
-                continue
-        elif flag.replace("_", "-") not in FLAGS:
+        flag, given, value = argument.partition("=")
+        if not given and found:  # a word of its own
+            flag, value = found[-1], argument
+        if flag.replace("_", "-") not in FLAGS or value not in ("True", "False"):
             found.append(argument)
-            continue
-        found += [flag] if value == "True" else []
+        elif given:
+            found += [flag] if value == "True" else []
+        elif value == "False":
+            del found[-1]
     return found
 
 
@@ -129,8 +128,6 @@ VerboseOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Log what happens.", callback=_log_if, expose_value=False),
 ]
-
-
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors alone.")]
 
 

@@ -226,6 +226,16 @@ class STTConfig(BaseSettings):
         return self.provider in _ENGINES
 
     @property
+    def chain(self) -> tuple[STTConfig, ...]:
+        """This one, its fallback, that one's fallback, and so on."""
+        return (self, *(self.fallback.chain if self.fallback else ()))
+
+    @property
+    def uses_host(self) -> bool:
+        """Whether a host is asked for the model, where the model runs on this machine."""
+        return self.backend != "process" and os.name == "posix"
+
+    @property
     def decode_options(self) -> DecodeOptions:
         """How utterances are decoded."""
         return DecodeOptions(

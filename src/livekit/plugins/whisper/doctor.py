@@ -60,14 +60,11 @@ def examine(providers: Sequence[str]) -> list[Finding]:
         *_engines(),
     ]
     try:
-        config: STTConfig | None = (first := STTConfig())
+        config = STTConfig()
     except WhisperError as exc:
         return [*findings, Finding("bad", "configuration", str(exc)), _server()]
-    findings.append(_host(first))
-    while config is not None:
-        findings.append(_provider(config, providers))
-        config = config.fallback
-    return [*findings, _server()]
+    members = [_provider(each, providers) for each in config.chain]
+    return [*findings, _host(config), *members, _server()]
 
 
 def check_model(key: ModelKey) -> str:
@@ -140,11 +137,8 @@ def _engines() -> list[Finding]:
 
 
 def _absent(name: str, spec: engines.EngineSpec) -> Finding:
-    try:
-        packages.require(spec.requires)
-    except WhisperError as exc:
-        if "in the way" in str(exc):
-            return Finding("bad", name, str(exc))
+    if packages.in_the_way(spec.requires):
+        return Finding("bad", name, str(packages.missing(spec.requires)))
     remedy = f'pip install "livekit-plugins-whisper[{spec.extra}]"'
     return Finding("note", name, "not installed", remedy)
 
@@ -180,7 +174,7 @@ def _provider(config: STTConfig, providers: Sequence[str]) -> Finding:
 
 
 def _host(config: STTConfig) -> Finding:
-    if config.backend == "process" or os.name != "posix":
+    if not config.uses_host:
         return Finding("ok", "host", "not used: models live in the process that uses them")
     from .host.place import Target
     from .host.process import ask_configured  # POSIX only

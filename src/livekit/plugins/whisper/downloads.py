@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DownloadError, ModelNotFound
+from .errors import DownloadError, ModelNotFound, first_line
 from .log import logger
 from .model_files import REQUIRED_FILES, SUMS, is_complete
 from .packages import broken, require
@@ -208,5 +208,4 @@ def _storage_error(reference: str, folder: Path, exc: Exception) -> DownloadErro
 
 def _told(exc: Exception) -> str:
     """An error of another library, in one line."""
-    text = str(exc).strip().partition("\n")[0][:200]
-    return f"{type(exc).__name__}: {text}"
+    return f"{type(exc).__name__}: {first_line(exc)}"

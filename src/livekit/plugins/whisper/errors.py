@@ -144,3 +144,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The part of a message that names what was likely meant; empty where nothing is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(text: object) -> str:
+    """What an error of another library says, as a part of a message."""
+    return str(text).strip().partition("\n")[0][:200]

@@ -117,10 +117,7 @@ class ProviderFactory:
     def _handles(cls, config: STTConfig, vad: vad.VAD | None) -> stt.STT[Any]:
         if config.fallback is None:
             return cls._handle(config, vad)
-        chain = [config]
-        while following := chain[-1].fallback:
-            chain.append(following)
-        members = [cls._handle(each, vad) for each in chain]
+        members = [cls._handle(each, vad) for each in config.chain]
         # One attempt each: a local engine that fails fails again, and the fallback is at hand.
         joined = _Chain(members, vad=vad, max_retry_per_stt=0)
         if vad is None or not all(isinstance(m, WhisperStreamAdapter) for m in members):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
-from collections.abc import Iterator
 
 from . import models
 from .backend import process_backend
@@ -33,7 +31,8 @@ def load_fnc(server: object = None, *, cpu: bool = True) -> float:
     measure, the CPU, is high while a model loads, and low on a GPU that is busy.
 
     Where the configuration is wrong, or its model cannot be had (it is looked after in the
-    background, from the first call on), nobody would be heard: the load is full until it can.
+    background, from the first call on), no speech could be recognized: the load is full until it
+    can.
 
     Args:
         server: what LiveKit passes; not needed.
@@ -49,7 +48,7 @@ def load_fnc(server: object = None, *, cpu: bool = True) -> float:
     """
     try:
         config = STTConfig()
-        instance, load = _host(config) if _uses_host(config) else (None, None)
+        instance, load = _host(config) if config.uses_host else (None, None)
         if _watched(config, instance).fails:
             return FULL
         if load is None:
@@ -98,7 +97,7 @@ class _Watch:
         else:
             if self.fails:
                 logger.info("load_fnc: no longer full, the model is there")
-            if _uses_host(self.config):
+            if self.config.uses_host:
                 self._instance = _host(self.config)[0]
             self.fails, self._again, self._pause = False, float("inf"), RETRY_SECONDS
             _told.clear()
@@ -121,19 +120,10 @@ def _refuse(exc: Exception) -> float:
     message = str(exc) or type(exc).__name__
     if message not in _told:
         _told.add(message)
-        logger.error("load_fnc: full, for nobody would be heard: %s", message)
+        logger.error(
+            "load_fnc reports full load, since speech could not be recognized: %s", message
+        )
     return FULL
-
-
-def _chain(config: STTConfig) -> Iterator[STTConfig]:
-    following: STTConfig | None = config
-    while following:
-        yield following
-        following = following.fallback
-
-
-def _uses_host(config: STTConfig) -> bool:
-    return config.backend != "process" and os.name == "posix"
 
 
 def _obtain(config: STTConfig) -> None:
@@ -143,7 +133,7 @@ def _obtain(config: STTConfig) -> None:
         WhisperError: none can; the first one's error.
     """
     first: WhisperError | None = None
-    for each in _chain(config):
+    for each in config.chain:
         try:
             return _obtain_one(each)
         except WhisperError as exc:
@@ -158,7 +148,7 @@ def _obtain_one(config: STTConfig) -> None:
             raise ConfigError(f"provider (STT_PROVIDER): {config.provider!r} is not known")
         return
     check(config)
-    if _uses_host(config):
+    if config.uses_host:
         try:
             return asyncio.run(_prewarm_host(config))
         except HostUnavailable:

@@ -27,6 +27,16 @@ def installed(module: str) -> bool:
     return any(os.path.exists(os.path.join(each, EXTRAS[module][1])) for each in folders or ())
 
 
+def in_the_way(module: str) -> str | None:
+    """The file of another module of that name; None where there is none.
+
+    Args:
+        module: one of `EXTRAS`.
+    """
+    found = None if installed(module) else _find(module)
+    return found.origin if found else None  # a mere folder of that name has none
+
+
 def require(module: str) -> None:
     """Checks that an engine's package is there.
 
@@ -36,14 +46,22 @@ def require(module: str) -> None:
     Raises:
         MissingExtraError: it is not installed, or another one is in its place.
     """
-    if installed(module):
-        return
-    extra, found = EXTRAS[module][0], _find(module)
+    if not installed(module):
+        raise missing(module)
+
+
+def missing(module: str) -> MissingExtraError:
+    """What to raise where a package is not there.
+
+    Args:
+        module: one of `EXTRAS`.
+    """
+    extra, other = EXTRAS[module][0], in_the_way(module)
     install = f'pip install "livekit-plugins-whisper[{extra}]"'
-    if found is None or not found.origin:  # a folder of that name is no package
-        raise MissingExtraError(f"{extra} is not installed; run: {install}")
-    raise MissingExtraError(
-        f"{extra}: {found.origin} is in the way, another module named {module!r}: rename it if it "
+    if other is None:
+        return MissingExtraError(f"{extra} is not installed; run: {install}")
+    return MissingExtraError(
+        f"{extra}: {other} is in the way, another module named {module!r}: rename it if it "
         f"is yours; if it was installed, run: pip uninstall {module}; then: {install}"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -410,7 +409,7 @@ def stream_options(config: STTConfig) -> StreamOptions:
 
 def shared_backend(config: STTConfig) -> Backend:
     """Where the models of a configuration live: one backend for all who ask alike."""
-    if config.backend == "process" or os.name != "posix":
+    if not config.uses_host:
         return process_backend(config.limits)
     from .host.client import machine_backend  # POSIX only
     from .host.place import Target

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import DeviceError
+from ..errors import DeviceError, first_line
 from ..log import logger
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def device_fault(exc: BaseException | None) -> str | None:
             text += " out of memory"
         for pattern, way_out in _FAULTS:
             if re.search(pattern, text):
-                return f"{way_out} ({_first_line(text)})"
+                return f"{way_out} ({first_line(text)})"
         exc = exc.__cause__
     return None
 
@@ -173,11 +173,8 @@ def _why_none(probe: Callable[[], object]) -> str | None:
         probe()
     except Exception as exc:
         # That no device is visible is a choice (CUDA_VISIBLE_DEVICES), and no fault.
-        return (
-            None
-            if re.search("no CUDA-capable device|No CUDA GPUs", str(exc))
-            else (device_fault(exc))
-        )
+        if not re.search("no CUDA-capable device|No CUDA GPUs", str(exc)):
+            return device_fault(exc)
     return None
 
 
@@ -190,7 +187,3 @@ def _missing(library: str) -> str:
         install = ""
     path = os.pathsep.join(map(str, folders))
     return f"{library}, a library of CUDA, is missing: {install}start with LD_LIBRARY_PATH={path}"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:200]

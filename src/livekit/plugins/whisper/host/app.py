@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -82,7 +82,8 @@ class Question(Key):
             "requestBody": {"required": True, "content": body},
         }
 
-    def to_options(self, text: Mapping[str, str]) -> DecodeOptions:
+    def to_options(self) -> DecodeOptions:
+        """All but prompt and hotwords, which are in the body."""
         try:
             language = parse_language(self.language)
         except ValueError as exc:
@@ -90,8 +91,6 @@ class Question(Key):
         return DecodeOptions(
             language=language,
             task=self.task,
-            prompt=text.get("prompt"),
-            hotwords=text.get("hotwords"),
             beam_size=self.beam_size,
             word_timestamps=self.word_timestamps,
             window=self.window,
@@ -142,6 +141,7 @@ def _add_operation(app: FastAPI, state: HostState) -> None:
     @app.get(wire.HOST)
     async def host() -> dict[str, Any]:
         """Who answers, and how busy it is."""
+        depth = state.backend.depth()
         return {
             "protocol": wire.PROTOCOL,
             "version": __version__,
@@ -151,9 +151,9 @@ def _add_operation(app: FastAPI, state: HostState) -> None:
             "started": state.started,
             "draining": state.draining.is_set(),
             "load": state.backend.load(),
-            "queue": {urgency.name.lower(): n for urgency, n in state.backend.depth().items()},
+            "queue": {urgency.name.lower(): count for urgency, count in depth.items()},
             "requests": state.requests,
-            "waiting": sum(state.backend.depth().values()),
+            "waiting": sum(depth.values()),
             "served": state.served,
             "leases": state.leases.total(),
         }
@@ -200,8 +200,7 @@ def _add_work(app: FastAPI, state: HostState) -> None:
         if state.draining.is_set():
             raise wire.Draining("this host is about to end")
         question = Question.of(request)
-        key = question.to_key()
-        question.to_options({})  # what is wrong in it is told before the body is read
+        key, options = question.to_key(), question.to_options()
         if not state.knows(key):
             raise wire.NotLeased(
                 f"model: {key.model!r}: neither started with nor leased; POST {wire.LEASE} and "
@@ -212,7 +211,7 @@ def _add_work(app: FastAPI, state: HostState) -> None:
             async with received(request, state) as body:
                 urgency = Urgency[question.urgency.upper()]
                 text, samples = wire.split_body(body, request.headers.get(wire.TEXT))
-                options = question.to_options(text)
+                options = replace(options, prompt=text.get("prompt"), hotwords=text.get("hotwords"))
                 sound = wire.decode_audio(samples, question.samples)
                 utterance = Utterance(sound, question.start, question.stream, urgency)
                 work = state.backend.transcribe(key, utterance, options)

@@ -52,15 +52,20 @@ def status(
     found = [facts for place in places() if (facts := _look(place))]
     if as_json:
         _out.print(json.dumps(found))
-    for facts in [] if as_json else found:
+    else:
+        _show(found)
+    if not found:
+        raise typer.Exit(3)
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    if not found:
+        _out.print(f"no host runs ({directory()})")
+    for facts in found:
         _out.print(facts["error"] or _line(facts["address"], facts))
         for model in facts["models"]:
             size = f"{model['bytes'] / 2**20:.0f} MiB" if model["loaded"] else "not loaded"
             _out.print(f"    {model['id']}  {size}  leases={model['leases']}")
-    if not found:
-        if not as_json:
-            _out.print(f"no host runs ({directory()})")
-        raise typer.Exit(3)
 
 
 def _look(place: Place) -> dict[str, Any] | None:

@@ -111,16 +111,14 @@ class Connection:
         self._requests += 1
         try:
             return await self._transcribe(key, utterance, options)
-        except (
-            wire.NotLeased,
-            Absent,
-        ) as exc:  # its lease was lost, or its host, and another one answers
-            failed: Exception = NotNow(str(exc))
         except NotNow as exc:
             failed = exc
+        except (wire.NotLeased, Absent) as exc:
+            failed = NotNow(str(exc))  # the lease was lost, or the host and another one answers
         except WhisperError as exc:
-            failed = HostGone(crashed=False) if is_end(exc) else exc
-            raise failed from exc
+            if is_end(exc):
+                raise HostGone(crashed=False) from exc
+            raise
         finally:
             self._requests -= 1
             if self._gone and not self._requests:

@@ -60,9 +60,7 @@ def _matters(name: str, value: str) -> bool:
         return False
     if name == "SSL_CERT_FILE" and value.endswith(_CERTIFI):
         return False  # LiveKit's workers set it where the system has none; it is the default
-    return (
-        name in OTHERS or name.startswith(FAMILIES) or name.upper().endswith(ENDINGS)
-    )  # fmt: skip
+    return name in OTHERS or name.startswith(FAMILIES) or name.upper().endswith(ENDINGS)
 
 
 def _absolute(path: str) -> str:

@@ -34,11 +34,10 @@ class UnixListener:
         self._lock = _open_lock(place.lock)
         try:
             self._own(place.lock)
-            self.socket = self._bind()
+            self._listen()
         except BaseException:
             os.close(self._lock)
             raise
-        self._inode = self._path.lstat().st_ino
 
     def is_removed(self) -> bool:
         """Whether the file of the socket is gone, or is another's: nobody new can find us."""
@@ -55,9 +54,9 @@ class UnixListener:
         """
         if not self._path.parent.is_dir():
             raise HostUnavailable(f"{self._path.parent}: is removed")
-        listening = self._bind()
-        self.socket.close()
-        self.socket, self._inode = listening, self._path.stat().st_ino
+        removed = self.socket
+        self._listen()
+        removed.close()
 
     def close(self) -> None:
         """Makes way for the next host at once; connections that are open stay open."""
@@ -73,6 +72,10 @@ class UnixListener:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HostUnavailable(f"{path}: a host lives there already") from None
+
+    def _listen(self) -> None:
+        self.socket = self._bind()
+        self._inode = self._path.lstat().st_ino
 
     def _bind(self) -> socket.socket:
         self._remove_dead()

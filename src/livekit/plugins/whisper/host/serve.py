@@ -121,14 +121,14 @@ async def serve(
     on_idle(True)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain, signal.Signals(number).name)
-    loading = [asyncio.create_task(_load(state, key)) for key in models]
+    tasks = [asyncio.create_task(_load(state, key)) for key in models]
     if isinstance(listener, UnixListener):
-        loading.append(asyncio.create_task(_stay_reachable(listener, server, state, drain)))
+        tasks.append(asyncio.create_task(_stay_reachable(listener, server, state, drain)))
     logger.info("[WHISPER-HOST] serves limits=%s", spec.limits)
     # uvicorn closes the sockets that it was given; ours is closed when it drains.
     await server.serve([listener.socket.dup()])
     drain("its server ended")
-    for task in loading:
+    for task in tasks:
         task.cancel()
     await backend.aclose()
 
