@@ -156,6 +156,13 @@ def test_as_users_of_openai_whisper_type_it(here: Here) -> None:
     assert cue.endswith(">himself.")
 
 
+def test_flags_that_openai_whisper_gives_the_value_false(here: Here) -> None:
+    for flag in (["--word_timestamps", "False"], ["--word-timestamps=False"]):
+        result = here("transcribe", SPEECH, "-f", "vtt", *flag, "--verbose", "False", "-q")
+        assert result.status == 0, result.err
+        assert result.out.splitlines()[3] == SAID
+
+
 def test_quiet_and_verbose_stand_on_either_side(here: Here) -> None:
     for arguments in (["-q", "transcribe", str(SPEECH)], ["transcribe", str(SPEECH), "--quiet"]):
         result = here(*arguments, "-o", "out")
@@ -187,10 +194,12 @@ def test_language_is_detected_for_each_file_and_told(
     assert json.loads(here("transcribe", "-f", "json", "french.wav").out)["language"] == "en"
 
 
-def test_output_is_utf_8_whatever_the_locale(here: Here) -> None:
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_output_is_utf_8_whatever_the_locale(here: Here, locale: str) -> None:
+    """In the first one Python cannot read the names either."""
     name = "Käse.wav"
     shutil.copy(SPEECH, name)
-    environment = {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    environment = {"LC_ALL": locale, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = command("transcribe", name, name, "gone é.wav", "-f", "json", environment=environment)
     first, *_ = done.stdout.decode("utf-8").splitlines()
     assert json.loads(first)["file"] == name
